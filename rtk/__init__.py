@@ -1,0 +1,44 @@
+"""rtk: fine-tune adversarially pre-trained image classifiers without losing their robustness, and measure the result.
+
+Everything public is named here and loaded at its first use, so that `import rtk` stays fast.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from .config import Config, option
+from .errors import Refusal, RtkError, UnknownName
+from .hookspecs import hookimpl
+from .strategy import Paper, Strategy
+from .threat import Threat
+
+if TYPE_CHECKING:
+    from .run import Run
+    from .train import Step
+
+__all__ = [
+    "Config",
+    "Paper",
+    "Refusal",
+    "RtkError",
+    "Run",
+    "Step",
+    "Strategy",
+    "Threat",
+    "UnknownName",
+    "hookimpl",
+    "option",
+    "schedules",
+]
+
+_LATER = {"Run": "rtk.run", "Step": "rtk.train"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LATER:
+        return getattr(importlib.import_module(_LATER[name]), name)
+    if name == "schedules":
+        return importlib.import_module("rtk.schedules")
+    raise AttributeError(f"module 'rtk' has no attribute {name!r}")

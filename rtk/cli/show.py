@@ -1,0 +1,29 @@
+"""`rtk show DIR`: a result again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command(name="show")
+@click.argument("directory", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="The whole result as JSON.")
+@click.option("--schema", is_flag=True, help="The JSON schema of results instead.")
+def command(directory: Path, as_json: bool, schema: bool) -> None:
+    """Show the result of the run in DIRECTORY."""
+    import json
+
+    from .. import results
+
+    if schema:
+        click.echo(json.dumps(results.schema(), indent=2))
+        return
+    result = results.read(directory / "result.json")
+    if as_json:
+        click.echo(result.model_dump_json(indent=2))
+        return
+    from .table import print_result
+
+    print_result(result, directory)

@@ -1,0 +1,67 @@
+"""The machine and the versions that a result was made with."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from importlib import metadata
+from typing import Any
+
+import torch
+
+from .errors import BadValue
+
+PACKAGES = ("torch", "torchvision", "torchattacks", "robustbench", "timm", "pluggy", "numpy")
+
+
+def version() -> str:
+    """Version of the installed rtk."""
+    return metadata.version("rtk")
+
+
+def device(asked: str) -> torch.device:
+    """Resolve auto, cpu, cuda or cuda:N.
+
+    Raises:
+        BadValue: a GPU that is not there.
+    """
+    if asked == "auto":
+        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+    found = torch.device(asked)
+    if found.type == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if (found.index or 0) >= count:
+            raise BadValue(f"--device {asked}: this machine has {count} usable CUDA devices.", "--device auto")
+        return torch.device("cuda", found.index or 0)
+    return found
+
+
+def describe(used: torch.device) -> dict[str, Any]:
+    """Versions, processor and device, as JSON."""
+    return {
+        "python": platform.python_version(),
+        "platform": sys.platform,
+        "machine": platform.machine(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "device": str(used),
+        "device_name": torch.cuda.get_device_name(used) if used.type == "cuda" else _processor(),
+        "packages": {name: _version(name) for name in PACKAGES},
+    }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            names = [line.split(":", 1)[1].strip() for line in file if line.startswith("model name")]
+        return names[0] if names else platform.processor()
+    except OSError:
+        return platform.processor()

@@ -1,0 +1,95 @@
+"""Every failure that rtk reports, as a type with data.
+
+A message is one line that says what was asked, what is allowed and what was given; `hint` is what to type next. The
+command line prints both, writes nothing else, and exits with `exit_code`; `--traceback` shows the rest.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+
+
+class RtkError(Exception):
+    """A failed run. `message` is one sentence; `hint` is the next command to type, or None."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, hint: str | None = None):
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return self.message if self.hint is None else f"{self.message} Try: {self.hint}"
+
+    def __reduce__(self):  # errors cross process borders with their data
+        return _rebuild, (type(self), self.message, self.hint)
+
+
+def _rebuild(kind: type[RtkError], message: str, hint: str | None) -> RtkError:
+    error = kind.__new__(kind)
+    RtkError.__init__(error, message, hint)
+    return error
+
+
+class RequestError(RtkError):
+    """What was asked cannot be done as asked; nothing was started."""
+
+    exit_code = 2
+
+
+class UnknownName(RequestError):
+    """A name that is not in the list of allowed names; suggests the nearest."""
+
+    def __init__(self, kind: str, given: str, allowed: Iterable[str], hint: str | None = None):
+        names = sorted(allowed)
+        self.nearest = nearest(given, names)
+        meant = f" Did you mean '{self.nearest}'?" if self.nearest else ""
+        listed = ", ".join(names) if len(names) <= 24 else ", ".join(names[:24]) + f", ... ({len(names)} in all)"
+        super().__init__(f"Unknown {kind} '{given}'.{meant} Allowed: {listed or 'none installed'}.", hint)
+
+
+class BadValue(RequestError):
+    """An option, a configuration file or an argument holds a value that is not allowed."""
+
+
+class BadData(RequestError):
+    """A data set or image file cannot be used: missing, truncated, out of range, wrong labels."""
+
+
+class BadBackbone(RequestError):
+    """A backbone or its weights cannot be used: missing, truncated, another architecture, no classifier found."""
+
+
+class Refusal(RequestError):
+    """A strategy does not apply to this backbone or data set; the message says what to use instead."""
+
+
+class RunExists(RequestError):
+    """The run directory already holds a result."""
+
+
+class RunFailed(RtkError):
+    """A run that was started could not be finished."""
+
+
+class PluginError(RunFailed):
+    """A plugin raised, or returned something that the contract does not allow. Names the plugin and its version."""
+
+
+class AttackError(RunFailed):
+    """An attack left the perturbation ball, the image range, or changed the model."""
+
+
+class Interrupted(RtkError):
+    """Ctrl-C or SIGTERM; what was finished is kept and the same command goes on from there."""
+
+    exit_code = 130
+
+
+def nearest(given: str, names: Sequence[str]) -> str | None:
+    """The most similar of `names` (case-insensitive), or None when nothing is close."""
+    folded = {name.casefold(): name for name in names}
+    found = difflib.get_close_matches(given.casefold(), list(folded), n=1, cutoff=0.6)
+    return folded[found[0]] if found else None

@@ -1,0 +1,300 @@
+"""One fine-tuning run from request to result: the host of a strategy.
+
+The host trusts nothing that comes back from a strategy: the weights must load into the architecture that the run
+started from, be finite, and are read again from disk before they are judged.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import inspect
+import time
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from safetensors.torch import save as to_safetensors
+from torch import Tensor, nn
+
+from . import environment, files, results, rundir
+from .backbones import Backbone, Classifier, describe, hash_state, open_backbone
+from .data import Dataset, open_dataset
+from .errors import Interrupted, PluginError, Refusal, RtkError
+from .evaluate import Subject, evaluate, identities
+from .progress import Progress, Silent
+from .request import Request
+from .results import Change, Result, Row, Score
+from .run import Run
+from .seeds import derive
+from .statistics import Estimate, paired
+from .threat import Threat
+
+
+def finetune(
+    request: Request, *, force: bool = False, progress: Progress | None = None, command: list[str] | None = None
+) -> Result:
+    """Fine-tune, evaluate before and after, and write the run directory.
+
+    A run that was interrupted goes on where it stopped when the same request is made again.
+
+    Args:
+        force: throw away the run that the directory holds.
+        command: what was typed, for the record.
+
+    Raises:
+        RequestError: the request cannot be met; nothing was written.
+        RunFailed: the run broke; what was finished is kept.
+        Interrupted: Ctrl-C; what was finished is kept.
+    """
+    return Host(request, progress or Silent()).finetune(force, command or [])
+
+
+class Host:
+    """Everything that one run has opened."""
+
+    def __init__(self, request: Request, progress: Progress):
+        options = request.options
+        self.request = request
+        self.progress = progress
+        self.directory = request.directory
+        self.device = environment.device(options.device)
+        self.data = open_dataset(request.dataset, root=options.data_root, image_size=options.image_size)
+        self.backbone = _open_backbone(request, self.data)
+        known = self.backbone.threat or Threat()
+        self.threat = Threat(options.norm or known.norm, known.eps if options.eps is None else options.eps)
+
+    def finetune(self, force: bool, command: list[str]) -> Result:
+        request = self.request
+        try:
+            with rundir.claim(self.directory, request.describe(), force=force):
+                files.write_json(self.directory / "environment.json", environment.describe(self.device))
+                save_network(self.directory / "source", self.backbone, self.backbone.model)
+                begun = time.monotonic()
+                if not (self.directory / "model.safetensors").exists():
+                    save_network(self.directory, self.backbone, self._tune())
+                tuned = time.monotonic()
+                rows, changes = self._judge()
+                seconds = {"finetune": round(tuned - begun, 1), "evaluate": round(time.monotonic() - tuned, 1)}
+                result = self._result(rows, changes, seconds, command)
+                results.write(self.directory / "result.json", result)
+                _delete_checkpoints(self.directory)
+                return result
+        except KeyboardInterrupt:
+            raise Interrupted(
+                f"Interrupted; what was finished is kept in {self.directory}.", "the same command goes on from there"
+            ) from None
+
+    def _tune(self) -> Classifier:
+        """Run the strategy in quarantine and check what it returns."""
+        model = copy.deepcopy(self.backbone.model).to(self.device)
+        source = copy.deepcopy(self.backbone.model).to(self.device).eval()
+        for parameter in source.parameters():
+            parameter.requires_grad_(False)
+        before = hash_state(source.native_state())
+        strategy = self.request.strategy(self.request.config)
+        plugin = self.request.plugin
+        torch.manual_seed(derive(self.request.options.seed, "global"))
+        try:
+            tuned = strategy.finetune(model, self._open_run(source))
+        except RtkError:
+            raise
+        except Exception as problem:
+            raise PluginError(f"{plugin}: {type(problem).__name__}: {problem}", "--traceback shows where") from problem
+        if hash_state(source.native_state()) != before:
+            raise PluginError(f"{plugin}: wrote over run.source, which must stay as it was.")
+        return self._accept(tuned)
+
+    def _open_run(self, source: Classifier) -> Run:
+        return Run(
+            source=source,
+            structure=self.backbone.structure,
+            train=self.data.split("train"),
+            val=self.data.split("val"),
+            augment=self.data.augment,
+            classes=self.data.num_classes,
+            new_head=self.backbone.new_head,
+            threat=self.threat,
+            seed=self.request.options.seed,
+            device=self.device,
+            directory=self.directory,
+            progress=self.progress,
+        )
+
+    def _accept(self, tuned: object) -> Classifier:
+        """The weights of what a strategy returned, in the architecture that the run started from."""
+        plugin = self.request.plugin
+        if not isinstance(tuned, nn.Module):
+            raise PluginError(f"{plugin}: finetune() must return a module, got {type(tuned).__name__}.")
+        state = {name: value.detach().cpu() for name, value in tuned.state_dict().items()}
+        expected = self.backbone.model.state_dict()
+        for name in sorted(set(expected) ^ set(state)):
+            what = "lacks" if name in expected else "adds"
+            raise PluginError(f"{plugin}: the returned network {what} '{name}'; it must keep the architecture.")
+        for name, value in state.items():
+            if value.shape != expected[name].shape:
+                raise PluginError(f"{plugin}: '{name}' came back with shape {tuple(value.shape)}.")
+            if not torch.isfinite(value).all():
+                raise PluginError(f"{plugin}: '{name}' came back with NaN or infinite values.", "a smaller --lr")
+        accepted = copy.deepcopy(self.backbone.model)
+        accepted.load_state_dict(state)
+        return accepted
+
+    def _judge(self) -> tuple[list[Row], dict[str, Change]]:
+        """Evaluate the networks on disk; the source only where its classifier belongs to these classes."""
+        places = {self.request.strategy.name: self.directory}
+        if not self.backbone.new_head:
+            places = {"source": self.directory / "source", **places}
+        subjects = [self._subject(place, name) for name, place in places.items()]
+        verdicts = evaluate(subjects, self.progress, self.request.options.workers)
+        rows = [
+            Row(name=name, weights=subject.weights, scores=_scores(subject, found))
+            for name, subject, found in zip(places, subjects, verdicts, strict=True)
+        ]
+        return rows, _changes(*verdicts) if len(verdicts) == 2 else {}
+
+    def _subject(self, place: Path, name: str) -> Subject:
+        options = self.request.options
+        return Subject(
+            directory=place,
+            weights=hash_state(load_file(place / "model.safetensors")),
+            dataset=self.request.dataset,
+            root=options.data_root,
+            image_size=options.image_size,
+            threat=self.threat,
+            suite=options.evaluation,
+            device=str(self.device),
+            verdicts=self.directory / "evaluation" / name,
+        )
+
+    def _result(
+        self, rows: list[Row], changes: dict[str, Change], seconds: dict[str, float], command: list[str]
+    ) -> Result:
+        report = self.directory / "report.json"
+        return Result(
+            rtk=environment.version(),
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            command=command,
+            strategy=_describe_strategy(self.request),
+            backbone=_describe_backbone(self.backbone),
+            dataset=_describe_data(self.data),
+            threat=asdict(self.threat),
+            seed=self.request.options.seed,
+            rows=rows,
+            changes=changes,
+            report=files.read_json(report) if report.exists() else {},
+            trained=_trained(
+                load_file(self.directory / "source" / "model.safetensors"), load_file(self.directory / "model.safetensors")
+            ),
+            seconds=seconds,
+            environment=files.read_json(self.directory / "environment.json"),
+        )
+
+
+def _open_backbone(request: Request, data: Dataset) -> Backbone:
+    options = request.options
+    if request.strategy.setting == "source" and request.new_data:
+        raise Refusal(
+            f"{request.strategy.name} fine-tunes on the data that the backbone was trained on;"
+            f" {options.backbone} was not trained on {request.dataset}.",
+            "leave out --dataset, or choose a strategy for new data: rtk strategies",
+        )
+    return open_backbone(
+        options.backbone,
+        weights=options.weights,
+        classes=data.num_classes,
+        new_head=request.new_data,
+        head=options.head,
+        blocks=options.blocks,
+        seed=options.seed,
+    )
+
+
+def save_network(directory: Path, backbone: Backbone, model: Classifier) -> None:
+    """Write backbone.json and model.safetensors; the weights last, since their presence says that both are there."""
+    files.write_json(directory / "backbone.json", describe(backbone))
+    state = {name: value.detach().cpu().contiguous() for name, value in model.native_state().items()}
+    files.write(directory / "model.safetensors", lambda file: file.write(to_safetensors(state)))
+
+
+def _scores(subject: Subject, verdicts: dict[str, dict[str, list[Any]]]) -> dict[str, Score]:
+    scores = {}
+    for item, found in identities(subject).items():
+        after = {name: sum(values) for name, values in _attacks(verdicts[item]).items()}
+        final = _final(verdicts[item])
+        estimate = Estimate(sum(final), len(final))
+        low, high = estimate.interval
+        scores[item] = Score(
+            correct=estimate.correct, n=estimate.n, accuracy=estimate.value, low=low, high=high, after=after, identity=found
+        )
+    return scores
+
+
+def _attacks(verdicts: dict[str, list[Any]]) -> dict[str, list[bool]]:
+    return {key: values for key, values in verdicts.items() if key not in ("indices", "labels", "clean", "seconds")}
+
+
+def _final(verdicts: dict[str, list[Any]]) -> list[bool]:
+    """Verdict per image after everything that ran: attacks are in the order in which they ran."""
+    return [verdicts["clean"], *_attacks(verdicts).values()][-1]
+
+
+def _changes(before: dict[str, dict[str, list[Any]]], after: dict[str, dict[str, list[Any]]]) -> dict[str, Change]:
+    found = {item: paired(_final(before[item]), _final(after[item])) for item in before}
+    return {
+        item: Change(
+            value=one.value, low=one.interval[0], high=one.interval[1], p=one.p, gained=one.gained, lost=one.lost, n=one.n
+        )
+        for item, one in found.items()
+    }
+
+
+def _describe_strategy(request: Request) -> dict[str, Any]:
+    source = inspect.getsourcefile(request.strategy)
+    paper = request.strategy.paper
+    return {
+        "name": request.strategy.name,
+        "plugin": request.plugin.value,
+        "distribution": request.plugin.distribution,
+        "version": request.plugin.version,
+        "source_sha256": hashlib.sha256(Path(source).read_bytes()).hexdigest() if source else None,
+        "config": request.config.model_dump(mode="json"),
+        "paper": asdict(paper) if paper else None,
+    }
+
+
+def _describe_backbone(backbone: Backbone) -> dict[str, Any]:
+    return {
+        "uri": backbone.uri,
+        "weights": hash_state(backbone.model.native_state()),
+        "threat": asdict(backbone.threat) if backbone.threat else None,
+        "norms": str(backbone.structure.norms),
+        "head": backbone.structure.head,
+        "new_head": backbone.new_head,
+        "parameters": sum(parameter.numel() for parameter in backbone.model.parameters()),
+    }
+
+
+def _describe_data(data: Dataset) -> dict[str, Any]:
+    splits = {name: data.split(name) for name in ("train", "val")}  # the test split is opened by evaluation alone
+    return {
+        "uri": data.uri,
+        "classes": data.num_classes,
+        "image_shape": list(data.image_shape),
+        "images": {name: len(split) for name, split in splits.items()},
+        "sha256": {name: split.sha256 for name, split in splits.items()},
+    }
+
+
+def _trained(source: dict[str, Tensor], tuned: dict[str, Tensor]) -> dict[str, Any]:
+    """What differs between source and result, tensor by tensor."""
+    changed = [name for name, value in tuned.items() if not torch.equal(value, source[name])]
+    return {"changed": changed, "changed_values": sum(tuned[name].numel() for name in changed)}
+
+
+def _delete_checkpoints(directory: Path) -> None:
+    for path in (directory / "work").glob("*.pt"):
+        path.unlink()

@@ -1,0 +1,115 @@
+"""The result of a run: written by `finetune`, read by everything else, described by a published JSON schema."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pydantic
+from pydantic import ConfigDict, Field
+
+from . import files
+from .errors import BadData
+
+SCHEMA_VERSION = 1
+
+
+class _Part(pydantic.BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
+
+
+class Score(_Part):
+    """Accuracy of one network in one item of the suite."""
+
+    correct: int = Field(ge=0)
+    """Samples classified correctly, after the attack where there is one."""
+    n: int = Field(ge=1)
+    """Samples judged."""
+    accuracy: float = Field(ge=0, le=1)
+    """correct / n."""
+    low: float = Field(ge=0, le=1)
+    """Lower end of the 95 % Wilson interval."""
+    high: float = Field(ge=0, le=1)
+    """Upper end of the 95 % Wilson interval."""
+    after: dict[str, int] = {}
+    """Samples still correct after each attack of the item, in the order in which they ran."""
+    identity: dict[str, Any]
+    """Everything that can change these verdicts, and its digest under "id"."""
+
+
+class Row(_Part):
+    """One network of the table."""
+
+    name: str
+    weights: str
+    """SHA-256 of the state dict."""
+    scores: dict[str, Score]
+    """By item of the suite: clean, pgd20, autoattack."""
+
+
+class Change(_Part):
+    """The strategy's row minus the source's on the same samples."""
+
+    value: float
+    low: float
+    high: float
+    """95 % interval for paired proportions (Bonett & Price 2012)."""
+    p: float
+    """McNemar's exact two-sided p-value."""
+    gained: int
+    lost: int
+    n: int
+
+
+class Result(_Part):
+    """What a finished run found, with everything needed to question and repeat it."""
+
+    schema_version: int = SCHEMA_VERSION
+    rtk: str
+    """Version of rtk."""
+    created: str
+    """UTC, ISO 8601."""
+    command: list[str]
+    """What was typed, or [] for a library call."""
+    strategy: dict[str, Any]
+    """name, plugin, distribution, version, source_sha256, config (resolved), paper."""
+    backbone: dict[str, Any]
+    """uri, weights, threat, norms, blocks, head, parameters, new_head."""
+    dataset: dict[str, Any]
+    """uri, name, classes, image_shape, images and sha256 per split."""
+    threat: dict[str, Any]
+    seed: int
+    rows: list[Row]
+    """The source (unless its head is new) and the fine-tuned network."""
+    changes: dict[str, Change]
+    """By item of the suite; empty without a source row."""
+    report: dict[str, Any]
+    """What the strategy reported about itself, e.g. RiFT's criticality and interpolation curve."""
+    trained: dict[str, Any]
+    """changed_parameters, parameters, changed_tensors: what differs between the source and the result."""
+    seconds: dict[str, float]
+    """Wall time of fine-tuning and of evaluation, in this process; a resumed run counts its last part."""
+    environment: dict[str, Any]
+    """Versions, device, threads."""
+
+
+def write(path: Path, result: Result) -> None:
+    """Write `result` in one step."""
+    files.write_json(path, result.model_dump(mode="json"))
+
+
+def read(path: Path) -> Result:
+    """Read and validate a result; BadData says what is wrong with the file."""
+    try:
+        return Result.model_validate_json(path.read_text(encoding="utf-8"))
+    except OSError as problem:
+        raise BadData(f"{path}: {problem.strerror}.", "ls runs") from None
+    except pydantic.ValidationError as problem:
+        first = problem.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise BadData(f"{path}: not a result of schema version {SCHEMA_VERSION} ({where}: {first['msg']}).") from None
+
+
+def schema() -> dict[str, Any]:
+    """The JSON schema of result.json."""
+    return Result.model_json_schema()

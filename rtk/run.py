@@ -1,0 +1,197 @@
+"""Everything that a strategy may touch. There is no way from here to test data."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from . import files
+from .attacks import Attack, frozen, pgd
+from .backbones import Structure
+from .data import Loader, Split
+from .freeze import Mode, Statistics
+from .progress import Progress
+from .schedules import Schedule, constant
+from .seeds import derive
+from .statistics import Estimate
+from .threat import Threat
+from .train import Loss, Recipe, fit
+
+
+@dataclass
+class Run:
+    """One fine-tuning run, as a strategy sees it.
+
+    Attributes:
+        source: a frozen copy of the network that the run started from, in evaluation mode.
+        structure: ordered blocks, classifier, features and norm audit of the backbone.
+        train, val: the training split, and the validation split that was cut from it by a fixed seed. Selecting
+            anything (epoch, alpha, module) is done on `val`.
+        augment: the augmentation that keeps labels on this data set: "none", "crop" or "crop-flip".
+        classes: number of classes.
+        new_head: whether the classifier is fresh, because the backbone had other classes.
+        threat: the ball of the adversary.
+        seed: of this run; derive further seeds with `run.derive("purpose", ...)`.
+        device: where the network is.
+        directory: of this run; write nothing there yourself, use `log`, `once` and `fit`.
+        progress: shows stages; strategies that loop themselves call `run.progress.stage(name, total)`.
+    """
+
+    source: nn.Module
+    structure: Structure
+    train: Split
+    val: Split
+    augment: str
+    classes: int
+    new_head: bool
+    threat: Threat
+    seed: int
+    device: torch.device
+    directory: Path
+    progress: Progress
+
+    def derive(self, *keys: str | int) -> int:
+        """A seed for the purpose named by `keys`; the same in a resumed run."""
+        return derive(self.seed, *keys)
+
+    def attack(
+        self, *, steps: int = 10, step_size: float | None = None, random_start: bool = True, threat: Threat | None = None
+    ) -> Attack:
+        """PGD within the run's threat; call it as `attack(model, images, labels, seed=step.seed)`."""
+        return pgd(threat or self.threat, steps=steps, step_size=step_size, random_start=random_start)
+
+    def loader(
+        self,
+        which: Literal["train", "val"] = "train",
+        *,
+        batch_size: int = 128,
+        shuffle: bool = False,
+        augment: str = "none",
+        name: str = "loader",
+    ) -> Loader:
+        """Mini-batches of a split on the run's device; `loader.epoch(e)` depends on the run's seed, `name` and e."""
+        split = self.train if which == "train" else self.val
+        return Loader(
+            split, batch_size, shuffle=shuffle, augment=augment, seed=self.derive("loader", name), device=self.device
+        )
+
+    def fit(
+        self,
+        model: nn.Module,
+        loss: Loss,
+        *,
+        epochs: int,
+        lr: float,
+        momentum: float = 0.9,
+        weight_decay: float = 0.0,
+        batch_size: int = 128,
+        optimizer: Literal["sgd", "adamw"] = "sgd",
+        schedule: Schedule | None = None,
+        trainable: Iterable[str] | Literal["all"] = "all",
+        statistics: Statistics | Iterable[str] = "update",
+        mode: Mode = "train",
+        augment: str = "auto",
+        select: Callable[[nn.Module], float] | None = None,
+        name: str = "fine-tune",
+    ) -> nn.Module:
+        """Minimise `loss(model, step)` over the training split; `model` is trained in place and returned.
+
+        A checkpoint is written after every epoch; a run that was interrupted goes on from there.
+
+        Args:
+            loss: called with the network and a `Step`; returns a scalar.
+            schedule: factor on `lr` as a function of the time in epochs, see `rtk.schedules`.
+            trainable: names of the parameters that move, or "all".
+            statistics: "update" lets BatchNorm normalise by the batch and move its running statistics; "keep" uses the
+                stored ones and leaves them alone; names of modules update just those.
+            mode: "train" or "eval" for dropout and stochastic depth.
+            augment: "auto" for the data set's own, or "none", "crop", "crop-flip".
+            select: scores the network after every epoch, higher is better; the best epoch (the first of equals) is
+                kept. Without it the last epoch is kept.
+            name: of this phase; two phases of one run need two names.
+
+        Raises:
+            RunFailed: the loss is NaN or infinite; says at which step.
+            BadValue: an unknown parameter name, or nothing to train.
+        """
+        chosen = self.augment if augment == "auto" else augment
+        return fit(
+            model,
+            loss,
+            self.loader(batch_size=batch_size, shuffle=True, augment=chosen, name=name),
+            Recipe(epochs, lr, momentum, weight_decay, optimizer, schedule or constant()),
+            name=name,
+            seed=self.seed,
+            checkpoint=self._work(name, "pt"),
+            progress=self.progress,
+            log=self.log,
+            trainable=trainable,
+            statistics=statistics,
+            mode=mode,
+            select=select,
+        )
+
+    @torch.no_grad()
+    def predict(self, model: nn.Module, images: Tensor) -> Tensor:
+        """Predicted classes (N,) in evaluation mode; the network's modes are as before afterwards."""
+        with frozen(model):
+            return model(images).argmax(1)
+
+    def accuracy(self, model: nn.Module, which: Literal["train", "val"] = "val") -> Estimate:
+        """Share of unperturbed images that are classified correctly."""
+        correct = n = 0
+        for batch in self.loader(which, batch_size=256):
+            correct += int((self.predict(model, batch.images) == batch.labels).sum())
+            n += len(batch.labels)
+        return Estimate(correct, n)
+
+    def robust_accuracy(
+        self,
+        model: nn.Module,
+        which: Literal["train", "val"] = "val",
+        *,
+        attack: Attack | None = None,
+        seed: int | None = None,
+    ) -> Estimate:
+        """Share that is classified correctly under `attack` (PGD-10 by default), with the same noise at every call."""
+        chosen = attack or self.attack(steps=10)
+        base = self.derive("robust accuracy") if seed is None else seed
+        correct = n = 0
+        for position, batch in enumerate(self.loader(which, batch_size=256)):
+            adversarial = chosen(model, batch.images, batch.labels, seed=derive(base, position))
+            correct += int((self.predict(model, adversarial) == batch.labels).sum())
+            n += len(batch.labels)
+        return Estimate(correct, n)
+
+    def log(self, event: str, **values: Any) -> None:
+        """Append one line to the run's log (JSON lines); values must be JSON."""
+        line = {"time": round(time.time(), 3), "event": event, **values}
+        path = self.directory / "log.jsonl"
+        try:
+            with path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line, allow_nan=False) + "\n")
+        except OSError as problem:
+            raise files.write_error(path, problem) from problem
+
+    def report(self, **values: Any) -> None:
+        """Add facts about this run (JSON) to its result, e.g. which module was chosen and why."""
+        path = self.directory / "report.json"
+        known = files.read_json(path) if path.exists() else {}
+        files.write_json(path, {**known, **values})
+
+    def once(self, name: str, compute: Callable[[], Any]) -> Any:
+        """The JSON value of `compute()`; in a resumed run, the value that was stored the first time."""
+        path = self._work(name, "json")
+        if not path.exists():
+            files.write_json(path, compute())
+        return files.read_json(path)
+
+    def _work(self, name: str, suffix: str) -> Path:
+        return self.directory / "work" / f"{name.replace('/', '_').replace(' ', '-')}.{suffix}"

@@ -1,0 +1,171 @@
+"""The training loop behind `run.fit`.
+
+Order of images, augmentation, attack noise and dropout are keyed by (seed, phase, epoch, step), so an interrupted run
+goes on from its last finished epoch with the bits that it would have had.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from . import files
+from .attacks import seeded
+from .data import Loader
+from .errors import BadValue, RunFailed
+from .freeze import Freeze, Mode, Statistics
+from .progress import Progress
+from .schedules import Schedule, constant
+from .seeds import derive
+
+
+@dataclass(frozen=True)
+class Step:
+    """One mini-batch.
+
+    Attributes:
+        images: (B, C, H, W), float32 in [0, 1], on the run's device, augmented.
+        labels: (B,), int64.
+        indices: (B,), positions in the training split.
+        epoch: counted from 0.
+        number: counted from 0 over the whole phase.
+        seed: unique to this step; give it to attacks.
+    """
+
+    images: Tensor
+    labels: Tensor
+    indices: Tensor
+    epoch: int
+    number: int
+    seed: int
+
+
+Loss = Callable[[nn.Module, Step], Tensor]
+"""Network and mini-batch to the scalar that is minimised."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a phase is optimised; see `Run.fit` for the meaning of each value."""
+
+    epochs: int
+    lr: float
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    schedule: Schedule = field(default_factory=constant)
+
+
+def fit(
+    model: nn.Module,
+    loss: Loss,
+    loader: Loader,
+    recipe: Recipe,
+    *,
+    name: str,
+    seed: int,
+    checkpoint: Path,
+    progress: Progress,
+    log: Callable[..., None],
+    trainable: Iterable[str] | Literal["all"] = "all",
+    statistics: Statistics | Iterable[str] = "update",
+    mode: Mode = "train",
+    select: Callable[[nn.Module], float] | None = None,
+) -> nn.Module:
+    """Train `model` in place and return it in evaluation mode; see `Run.fit`."""
+    if len(loader) == 0:
+        raise BadValue("The training split has fewer images than one mini-batch.")
+    freeze = Freeze(model, trainable, statistics, mode)
+    optimizer = _optimizer(freeze.parameters(), recipe)
+    state = _State(model, optimizer, checkpoint)
+    first = state.load()
+    bar = progress.stage(name, recipe.epochs * len(loader))
+    bar.advance(first * len(loader))
+    for epoch in range(first, recipe.epochs):
+        total = count = 0.0
+        for step in steps(loader, epoch, seed, name):
+            freeze.apply()
+            for group in optimizer.param_groups:
+                group["lr"] = recipe.lr * recipe.schedule(step.number / len(loader))
+            with seeded(derive(step.seed, "forward"), step.images.device):
+                value = loss(model, step)
+            number = float(value.detach())
+            if not math.isfinite(number):
+                raise RunFailed(
+                    f"{name}: the loss is {number} at epoch {epoch + 1}, step {step.number + 1}"
+                    f" (lr {optimizer.param_groups[0]['lr']:g}).",
+                    "a smaller --lr",
+                )
+            optimizer.zero_grad(set_to_none=True)
+            value.backward()
+            optimizer.step()
+            total, count = total + number * len(step.labels), count + len(step.labels)
+            bar.advance(1, f"loss {total / count:.3f}")
+        score = None if select is None else float(select(model))
+        log("epoch", phase=name, epoch=epoch + 1, loss=total / count, score=score)
+        state.finish_epoch(epoch + 1, score)
+    state.keep_best()
+    for parameter in model.parameters():
+        parameter.requires_grad_(True)
+    return model.eval()
+
+
+def steps(loader: Loader, epoch: int, seed: int, name: str) -> Iterator[Step]:
+    """The mini-batches of one epoch, each with its own seed."""
+    for position, batch in enumerate(loader.epoch(epoch)):
+        yield Step(
+            batch.images,
+            batch.labels,
+            batch.indices,
+            epoch,
+            epoch * len(loader) + position,
+            derive(seed, name, epoch, position),
+        )
+
+
+def _optimizer(parameters: list[nn.Parameter], recipe: Recipe) -> torch.optim.Optimizer:
+    if recipe.optimizer == "adamw":
+        return torch.optim.AdamW(parameters, lr=recipe.lr, weight_decay=recipe.weight_decay)
+    return torch.optim.SGD(parameters, lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
+
+
+class _State:
+    """Weights, optimiser and best epoch so far, on disk after every epoch."""
+
+    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, path: Path):
+        self.model, self.optimizer, self.path = model, optimizer, path
+        self.best: dict[str, Any] | None = None
+        self.best_score = -math.inf
+
+    def load(self) -> int:
+        """Take up the last finished epoch; returns the number of epochs done."""
+        if not self.path.exists():
+            return 0
+        saved = torch.load(self.path, map_location="cpu", weights_only=True)
+        self.model.load_state_dict(saved["model"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        self.best, self.best_score = saved["best"], saved["best_score"]
+        return int(saved["epoch"])
+
+    def finish_epoch(self, epoch: int, score: float | None) -> None:
+        if score is not None and score > self.best_score:  # the first of equals
+            self.best_score = score
+            self.best = {name: value.detach().cpu().clone() for name, value in self.model.state_dict().items()}
+        saved = {
+            "epoch": epoch,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "best": self.best,
+            "best_score": self.best_score,
+        }
+        files.write(self.path, lambda file: torch.save(saved, file))
+
+    def keep_best(self) -> None:
+        if self.best is not None:
+            self.model.load_state_dict(self.best)
