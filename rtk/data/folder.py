@@ -1,0 +1,76 @@
+"""`folder:PATH`: one folder per class under PATH/train and PATH/test, optionally PATH/val."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from ..errors import BadData
+from .catalogue import find_info
+from .dataset import Facts, SplitName
+from .files import FilePixels
+from .split import Split
+
+SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"))
+LAYOUT = "PATH/train/CLASS/*.jpg and PATH/test/CLASS/*.jpg, optionally PATH/val/CLASS/*.jpg"
+
+
+class FolderSource:
+    """Image files sorted into class folders; classes are numbered in the order of their names.
+
+    Opening lists the class folders of every split, test included, because other classes there should stop a run
+    before it trains; files of a split are listed when it is asked for and decoded when they are read.
+    """
+
+    def __init__(self, path: Path, image_size: int | None):
+        self._path = path
+        info = find_info("folder:PATH")
+        assert info is not None and info.image_size is not None
+        if not path.is_dir():
+            raise BadData(f"folder:{path}: no such folder (needed: {LAYOUT}).")
+        self._classes = self._class_folders("train")
+        if len(self._classes) < 2:
+            raise BadData(
+                f"{path / 'train'} holds {len(self._classes)} class folders (allowed: two or more; {LAYOUT})."
+            )
+        self.has_val = (path / "val").is_dir()
+        for which in ("val", "test") if self.has_val else ("test",):
+            self._compare(which)
+        self._size = image_size or info.image_size
+        self.facts = Facts(
+            path.resolve().name, len(self._classes), self._classes, (3, self._size, self._size), info.augment
+        )
+
+    def read(self, which: SplitName) -> Split:
+        files: list[Path] = []
+        labels: list[int] = []
+        for label, name in enumerate(self._classes):
+            found = image_files(self._path / which / name)
+            if not found:
+                kinds = " ".join(sorted(SUFFIXES))
+                raise BadData(f"Class folder {self._path / which / name} holds no images (allowed: {kinds}).")
+            files += found
+            labels += [label] * len(found)
+        return Split(FilePixels(files, self._size, base=self._path), torch.tensor(labels))
+
+    def _class_folders(self, which: str) -> tuple[str, ...]:
+        folder = self._path / which
+        if not folder.is_dir():
+            raise BadData(f"folder:{self._path}: no folder {which}/ in it (needed: {LAYOUT}).")
+        return tuple(sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and entry.name[0] != "."))
+
+    def _compare(self, which: str) -> None:
+        there = set(self._class_folders(which))
+        known = set(self._classes)
+        if there != known:
+            lacks, extra = sorted(known - there), sorted(there - known)
+            differences = [f"lacks {', '.join(lacks[:5])}"] * bool(lacks) + [f"adds {', '.join(extra[:5])}"] * bool(
+                extra
+            )
+            raise BadData(f"{self._path / which}: {' and '.join(differences)} (allowed: the class folders of train/).")
+
+
+def image_files(folder: Path) -> list[Path]:
+    """Every image file below a folder, sorted by path."""
+    return sorted(file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
