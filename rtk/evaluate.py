@@ -70,7 +70,7 @@ class Chunk:
     stop: int
 
 
-def test_order(labels: Tensor, seed: int) -> Tensor:
+def order_of(labels: Tensor, seed: int) -> Tensor:
     """All test indices, shuffled and interleaved by class, so that every prefix is as class-balanced as can be."""
     generator = torch.Generator().manual_seed(derive(seed, "test order"))
     shuffled = torch.randperm(len(labels), generator=generator)
@@ -113,6 +113,7 @@ def judge(
     attacks: tuple[Attack, ...],
     seed: int,
     tick: Callable[[float], None] | None = None,
+    seed_of: Callable[[Attack], int] | None = None,
 ) -> dict[str, list[bool]]:
     """Verdicts per image: `clean`, then for each attack whether the image is still classified correctly after it.
 
@@ -120,7 +121,9 @@ def judge(
     separate float32 forward pass of the stored example; NaN or infinite logits count as broken.
 
     Args:
+        seed: each attack gets its own, derived from it and the attack's name.
         tick: called with the work done, in image-forwards; see `work`.
+        seed_of: gives the seed of an attack instead; for comparisons with other implementations.
     """
     check_images(images)
     alive = _correct(model, images, labels)
@@ -136,7 +139,8 @@ def judge(
             done += amount
             _tick(tick, amount)
 
-        adversarial = attack(model, images[kept], labels[kept], seed=derive(seed, attack.name), tick=count)
+        own = derive(seed, attack.name) if seed_of is None else seed_of(attack)
+        adversarial = attack(model, images[kept], labels[kept], seed=own, tick=count)
         alive[kept] = _correct(model, adversarial, labels[kept])
         verdicts[attack.name] = alive.tolist()
         _tick(tick, len(images) * attack.cost - done)
@@ -232,7 +236,7 @@ def _load(subject: Subject) -> tuple[nn.Module, Dataset, Tensor]:
     labels = data.split("test").labels
     if int(labels.max()) >= data.num_classes:
         raise BadData(f"{subject.dataset}: test labels reach {int(labels.max())}, but there are {data.num_classes} classes.")
-    return model, data, test_order(labels, subject.suite.seed)
+    return model, data, order_of(labels, subject.suite.seed)
 
 
 def _chunks(subject: Subject) -> list[Chunk]:

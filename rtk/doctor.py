@@ -1,0 +1,162 @@
+"""Checks of the installation. Each dependency is tried in the way in which rtk uses it.
+
+Why the pins of setup.cfg are as they are:
+
+* robustbench 1.1.1, the newest on PyPI, requires timm 1.0.9 exactly and imports `pkg_resources`, which setuptools 81
+  and later no longer promise. It also imports a module `autoattack` that no package on PyPI has; the adapter in
+  rtk.backbones puts a stand-in there while it is imported.
+* timm 1.0.9 loads weights from the Hugging Face hub only with huggingface_hub below 1.
+* torchattacks 3.5.1 requires requests 2.25.1, which goes with huggingface_hub below 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib import metadata
+
+REINSTALL = "pip install --upgrade --force-reinstall rtk"
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of the report."""
+
+    name: str
+    ok: bool
+    found: str
+    remedy: str = ""
+    optional: bool = False
+
+
+def checks() -> Iterator[Check]:
+    """All checks, in the order in which one depends on another."""
+    yield _check("python", _python, "install Python 3.11 or newer")
+    for name, use, remedy in (
+        ("torch", _torch, "pip install torch"),
+        ("torchvision", _torchvision, "pip install --force-reinstall torch torchvision"),
+        ("torchattacks", _torchattacks, "pip install torchattacks==3.5.1"),
+        ("robustbench", _robustbench, 'pip install robustbench==1.1.1 "setuptools<81"'),
+        ("timm", _timm, "pip install timm==1.0.9"),
+        ("timm hub weights", _hub, 'pip install "huggingface_hub<1"'),
+        ("embedded backbone", _embedded, REINSTALL),
+        ("embedded data", _data, REINSTALL),
+        ("plugins", _plugins, "pip uninstall the plugin that is named, or set RTK_NO_PLUGINS=1"),
+    ):
+        yield _check(name, use, remedy)
+    yield _check("GPU", _gpu, "nothing to do without an NVIDIA GPU; otherwise its driver", optional=True)
+    yield _check("dependencies", _requirements, 'pip install --upgrade "rtk"')
+
+
+def _check(name: str, use: Callable[[], str], remedy: str, optional: bool = False) -> Check:
+    try:
+        return Check(name, True, use(), optional=optional)
+    except Exception as problem:  # whatever a broken dependency raises is what the user wants to read
+        return Check(name, False, f"{type(problem).__name__}: {problem}".splitlines()[0][:200], remedy, optional)
+
+
+def _python() -> str:
+    import platform
+    import sys
+
+    if sys.version_info < (3, 11):
+        raise RuntimeError(f"Python {platform.python_version()} is too old")
+    return platform.python_version()
+
+
+def _torch() -> str:
+    import torch
+
+    return f"{torch.__version__}, {torch.get_num_threads()} threads"
+
+
+def _torchvision() -> str:
+    import torchvision
+
+    return str(torchvision.__version__)
+
+
+def _torchattacks() -> str:
+    import torch
+
+    from .attacks import autoattack, pgd
+    from .threat import Threat
+
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 8 * 8, 4))
+    images, labels = torch.rand(2, 3, 8, 8), torch.tensor([0, 1])
+    pgd(Threat(), steps=2)(model, images, labels, seed=0)
+    autoattack(Threat(), 4)[0](model, images, labels, seed=0)
+    return metadata.version("torchattacks")
+
+
+def _robustbench() -> str:
+    from .backbones import open_backbone
+
+    open_backbone("robustbench:cifar10/Linf/Addepalli2022Efficient_RN18", weights="random")
+    return metadata.version("robustbench")
+
+
+def _timm() -> str:
+    from .backbones import open_backbone
+
+    open_backbone("timm:resnet10t", weights="random", classes=10)
+    return metadata.version("timm")
+
+
+def _hub() -> str:
+    from timm.models import _hub as hub
+
+    if not hub.has_hf_hub():
+        raise RuntimeError("timm cannot use the installed huggingface_hub")
+    return metadata.version("huggingface_hub")
+
+
+def _embedded() -> str:
+    from .backbones import open_backbone
+
+    return f"rtk:fashion-resnet, {open_backbone('rtk:fashion-resnet').structure.norms}"
+
+
+def _data() -> str:
+    from .data import open_dataset
+
+    return ", ".join(f"{name} ({len(open_dataset(name).split('train'))} for training)" for name in ("fashion", "signs"))
+
+
+def _plugins() -> str:
+    from .registry import Registry
+
+    listing = Registry().listing()
+    for listed in listing:
+        if listed.problem:
+            raise RuntimeError(listed.problem)
+    return ", ".join(listed.plugin.name for listed in listing)
+
+
+def _gpu() -> str:
+    import torch
+
+    if not torch.cuda.is_available():
+        raise RuntimeError("none usable; everything runs on the CPU")
+    return ", ".join(torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count()))
+
+
+def _requirements() -> str:
+    """Every requirement of rtk and of what it requires is installed in a version that fits (what `pip check` does)."""
+    from packaging.requirements import Requirement
+
+    todo, seen = ["rtk"], set()
+    while todo:
+        name = todo.pop()
+        if name in seen:
+            continue
+        seen.add(name)
+        for line in metadata.requires(name) or []:
+            wanted = Requirement(line)
+            if wanted.marker is not None and not wanted.marker.evaluate({"extra": ""}):
+                continue
+            installed = metadata.version(wanted.name)
+            if not wanted.specifier.contains(installed, prereleases=True):
+                raise RuntimeError(f"{name} requires {wanted}, but {installed} is installed")
+            todo.append(wanted.name)
+    return f"{len(seen)} packages fit together"

@@ -1,0 +1,174 @@
+"""The evaluation: equal to the reference, independent of workers and interruptions, never optimistic."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from rtk import evaluate as module
+from rtk import files
+from rtk.attacks import autoattack, pgd
+from rtk.backbones import hash_state
+from rtk.evaluate import Subject, attacks_of, evaluate, identities, judge, order_of
+from rtk.finetune import save_network
+from rtk.progress import Silent
+from rtk.seeds import derive
+from rtk.suite import Suite
+from rtk.threat import Threat
+
+EPS = Threat("Linf", 0.1)
+
+
+@pytest.fixture
+def subject(source, tmp_path: Path) -> Subject:
+    save_network(tmp_path / "net", source, source.model)
+    return Subject(
+        directory=tmp_path / "net",
+        weights=hash_state(source.model.native_state()),
+        dataset="fashion",
+        root=None,
+        image_size=None,
+        threat=EPS,
+        suite=Suite(("clean", "pgd20"), images=48, chunk_size=16),
+        device="cpu",
+        verdicts=tmp_path / "verdicts",
+    )
+
+
+def test_autoattack_equals_the_reference_on_every_image(source, images) -> None:
+    """Same network, seed and batch: the four attacks give the reference's adversarial images bit for bit."""
+    from pyautoattack.autopgd_base import APGDAttack, APGDAttack_targeted
+    from pyautoattack.fab_pt import FABAttack_PT
+    from pyautoattack.square import SquareAttack
+
+    model, seed = source.model, 7
+    x, y = images[0][:12], images[1][:12]
+    with torch.no_grad():
+        right = model(x).argmax(1) == y
+    x, y = x[right], y[right]
+    shared = {"eps": EPS.eps, "norm": "Linf", "seed": seed, "device": "cpu", "verbose": False}
+    fab = FABAttack_PT(model, n_restarts=1, n_iter=100, **shared)
+    fab.targeted = True
+    reference = {
+        "apgd-ce": APGDAttack(model, n_restarts=1, n_iter=100, loss="ce", eot_iter=1, rho=0.75, logger=None, **shared),
+        "apgd-t": APGDAttack_targeted(model, n_restarts=1, n_iter=100, eot_iter=1, rho=0.75, logger=None, **shared),
+        "fab-t": fab,
+        "square": SquareAttack(model, p_init=0.8, n_queries=5000, n_restarts=1, resc_schedule=False, **shared),
+    }
+    for attack in autoattack(EPS, 10):
+        with torch.random.fork_rng():
+            expected = reference[attack.name].perturb(x.clone(), y.clone())
+        assert torch.equal(attack(model, x, y, seed=seed), expected), attack.name
+
+
+def test_the_cascade_gives_the_reference_verdicts(source, images) -> None:
+    """`judge` against the reference's own sequence on images of which some break."""
+    import pyautoattack
+
+    model, wide = source.model, Threat("Linf", 0.15)
+    x, y = images[0][:24], images[1][:24]
+    verdicts = judge(model, x, y, autoattack(wide, 10)[:2], seed=0, seed_of=lambda attack: 11)
+    reference = pyautoattack.AutoAttack(
+        model, version="custom", attacks=["apgd-ce", "apgd-t"], eps=wide.eps, norm="Linf", seed=11, device="cpu"
+    )
+    reference.apgd.n_restarts = 1
+    with torch.random.fork_rng():
+        adversarial, _ = reference.run_standard_evaluation(x, y, batch_size=24)
+    with torch.no_grad():
+        expected = model(adversarial).argmax(1) == y
+    assert verdicts["apgd-t"] == expected.tolist()
+    assert 0 < sum(verdicts["apgd-t"]) < sum(verdicts["clean"]), "the test needs images that break and that do not"
+
+
+def test_B10_robust_is_never_above_clean_and_attacks_only_take_away(source, images) -> None:
+    verdicts = judge(source.model, *images, attacks_of("autoattack", EPS, 10)[:1] + (pgd(EPS, steps=20),), seed=0)
+    rows = list(verdicts.values())
+    for before, after in zip(rows, rows[1:], strict=False):
+        assert all(old or not new for old, new in zip(before, after, strict=True))
+
+
+def test_nan_logits_are_broken_never_robust() -> None:
+    class Nan(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(48, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.linear(x.flatten(1)) * torch.nan
+
+    verdicts = judge(Nan(), torch.rand(5, 3, 4, 4), torch.zeros(5, dtype=torch.long), (), seed=0)
+    assert verdicts["clean"] == [False] * 5
+
+
+def test_the_test_order_is_a_class_balanced_permutation() -> None:
+    labels = torch.tensor([0] * 30 + [1] * 20 + [2] * 10)
+    order = order_of(labels, 3)
+    assert sorted(order.tolist()) == list(range(60))
+    assert labels[order[:30]].bincount().tolist() == [10, 10, 10]
+    assert torch.equal(order, order_of(labels, 3)) and not torch.equal(order, order_of(labels, 4))
+
+
+def verdicts_of(found: list) -> list:
+    return [{item: {k: v for k, v in rows.items() if k != "seconds"} for item, rows in one.items()} for one in found]
+
+
+def test_workers_and_interruptions_change_no_verdict(subject: Subject, monkeypatch) -> None:
+    alone = verdicts_of(evaluate([subject], Silent(), workers=1))
+    two = replace(subject, verdicts=subject.verdicts.parent / "two")
+    assert verdicts_of(evaluate([two], Silent(), workers=2)) == alone
+
+    broken = replace(subject, verdicts=subject.verdicts.parent / "broken")
+    calls = []
+
+    def interrupt(*job: object) -> None:
+        calls.append(job)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        original(*job)
+
+    original = module.judge_chunk
+    monkeypatch.setattr(module, "judge_chunk", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate([broken], Silent(), workers=1)
+    kept = {path: path.read_bytes() for path in broken.verdicts.rglob("*.json")}
+    assert len(kept) == 2
+    assert verdicts_of(evaluate([broken], Silent(), workers=1)) == alone
+    assert all(path.read_bytes() == before for path, before in kept.items()), "finished chunks are not computed again"
+
+
+def test_the_identity_holds_whatever_can_change_a_verdict(subject: Subject) -> None:
+    first = identities(subject)
+    assert first["clean"]["id"] != first["pgd20"]["id"]
+    for other in (
+        replace(subject, threat=Threat("Linf", 0.2)),
+        replace(subject, weights="0"),
+        replace(subject, suite=replace(subject.suite, chunk_size=8)),
+        replace(subject, suite=replace(subject.suite, seed=1)),
+        replace(subject, suite=replace(subject.suite, images=32)),
+    ):
+        assert identities(other)["pgd20"]["id"] != first["pgd20"]["id"]
+    assert identities(replace(subject, verdicts=Path("elsewhere"))) == first
+
+
+def test_every_image_has_exactly_one_verdict_and_the_last_chunk_is_not_dropped(subject: Subject) -> None:
+    odd = replace(subject, suite=replace(subject.suite, images=41))
+    (found,) = evaluate([odd], Silent(), workers=1)
+    for rows in found.values():
+        assert len(rows["indices"]) == len(set(rows["indices"])) == 41 == len(rows["clean"])
+
+
+def test_a_chunk_is_a_function_of_its_number_alone(subject: Subject) -> None:
+    (found,) = evaluate([subject], Silent(), workers=1)
+    (path,) = [p for p in subject.verdicts.rglob("00002.json") if "pgd20" in str(p)]
+    chunk = files.read_json(path)
+    model, data, order = module._load(subject)
+    indices = order[32:48]
+    split = data.split("test")
+    again = judge(
+        model, split.images(indices), split.labels[indices], (pgd(EPS, steps=20),), derive(0, "chunk", 2)
+    )
+    assert chunk["pgd20"] == again["pgd20"] == found["pgd20"]["pgd20"][32:48]
