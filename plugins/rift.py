@@ -84,7 +84,8 @@ class Rift(rtk.Strategy):
 
     def choose(self, model: nn.Module, run: rtk.Run) -> list[str]:
         """Names of the weight tensors to fine-tune, by criticality unless they are named."""
-        names = list(modules(model))
+        unused = run.structure.parameters_in(run.structure.unused)  # some published networks carry layers that never run
+        names = [name for name in modules(model) if name not in unused]
         wanted = self.config.module
         if wanted == "all":
             chosen = names

@@ -1,0 +1,144 @@
+"""Freezing and the training loop: what moves, what does not, and what a resumed run gives."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn import functional as F
+
+from rtk.errors import BadValue, RunFailed
+from rtk.freeze import Freeze
+from rtk.run import Run
+from rtk.schedules import constant, cosine, step_decay
+
+from .small_run import changed, small_run, snapshot
+
+STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
+
+
+def cross_entropy(model: nn.Module, step) -> torch.Tensor:
+    return F.cross_entropy(model(step.images), step.labels)
+
+
+def train(run: Run, model: nn.Module, **changes: object) -> nn.Module:
+    values = {"epochs": 2, "lr": 0.05, "batch_size": 32, "weight_decay": 0.1, **changes}
+    return run.fit(model, values.pop("loss", cross_entropy), **values)  # type: ignore[arg-type]
+
+
+def test_frozen_stays_frozen_through_evaluations_in_between(source, tmp_path: Path) -> None:
+    """`model.train()`, weight decay and momentum are the ways in which a frozen layer moves."""
+    run, model = small_run(source, tmp_path), copy.deepcopy(source.model)
+    before = snapshot(model)
+
+    def careless(model: nn.Module) -> float:
+        model.eval()
+        value = run.accuracy(model).value
+        model.train()  # what the evaluation helpers of published code leave behind
+        return value
+
+    train(run, model, trainable=["fc.weight"], statistics="keep", select=careless)
+    assert changed(before, snapshot(model)) == {"fc.weight"}
+
+
+@pytest.mark.parametrize(
+    "statistics, moving", [("update", 9), ("keep", 0), (["layer3.0.bn1", "layer3.0.bn2"], 2)], ids=["update", "keep", "two"]
+)
+def test_C15_statistics_move_where_they_should_and_only_there(source, tmp_path, statistics, moving) -> None:
+    model = copy.deepcopy(source.model)
+    before = snapshot(model)
+    train(small_run(source, tmp_path), model, trainable=["fc.bias"], statistics=statistics)
+    moved = changed(before, snapshot(model))
+    assert {name for name in moved if not name.endswith(STATISTICS)} == {"fc.bias"}
+    assert len({name.rsplit(".", 1)[0] for name in moved if name.endswith(STATISTICS)}) == moving
+
+
+def test_C14_modes_survive_an_evaluation_cycle(source) -> None:
+    model = copy.deepcopy(source.model)
+    freeze = Freeze(model, "all", ["bn1"], "train")
+    freeze.apply()
+    before = [module.training for module in model.modules()]
+    model.eval()
+    model.train()
+    freeze.apply()
+    assert before == [module.training for module in model.modules()]
+
+
+def test_unknown_and_empty_choices_are_refused(source) -> None:
+    with pytest.raises(BadValue, match="No parameter named 'nowhere'"):
+        Freeze(source.model, ["nowhere"])
+    with pytest.raises(BadValue, match="Nothing to train"):
+        Freeze(source.model, [])
+
+
+def test_the_same_seed_gives_the_same_weights_whatever_the_global_state(source, tmp_path: Path) -> None:
+    results = []
+    for number in range(2):
+        torch.manual_seed(number)
+        run = small_run(source, tmp_path / str(number))
+        results.append(snapshot(train(run, copy.deepcopy(source.model))))
+    assert changed(*results) == set()
+    other = train(small_run(source, tmp_path / "other", seed=1), copy.deepcopy(source.model))
+    assert changed(results[0], snapshot(other))
+
+
+def test_B11_a_resumed_run_ends_with_the_same_bits(source, tmp_path: Path) -> None:
+    """Killed in the second epoch, with dropout, augmentation and an attack in the loss."""
+    whole = small_run(source, tmp_path / "whole")
+    attack = whole.attack(steps=1)
+
+    def loss(model: nn.Module, step) -> torch.Tensor:
+        images = F.dropout(attack(model, step.images, step.labels, seed=step.seed), 0.1)
+        return F.cross_entropy(model(images), step.labels)
+
+    def score(model: nn.Module) -> float:
+        return whole.accuracy(model).value
+
+    expected = snapshot(train(whole, copy.deepcopy(source.model), loss=loss, epochs=3, select=score))
+    broken, calls = small_run(source, tmp_path / "broken"), []
+
+    def killed(model: nn.Module, step) -> torch.Tensor:
+        calls.append(step.number)
+        if len(calls) == 5:
+            raise KeyboardInterrupt
+        return loss(model, step)
+
+    with pytest.raises(KeyboardInterrupt):
+        train(broken, copy.deepcopy(source.model), loss=killed, epochs=3, select=score)
+    torch.manual_seed(99)
+    resumed = train(broken, copy.deepcopy(source.model), loss=loss, epochs=3, select=score)
+    assert changed(expected, snapshot(resumed)) == set()
+
+
+def test_the_best_epoch_is_kept_and_the_first_of_equals(source, tmp_path: Path) -> None:
+    scores, seen = iter([0.3, 0.7, 0.7]), []
+
+    def select(model: nn.Module) -> float:
+        seen.append(snapshot(model))
+        return next(scores)
+
+    kept = train(small_run(source, tmp_path), copy.deepcopy(source.model), epochs=3, select=select)
+    assert changed(seen[1], snapshot(kept)) == set() and changed(seen[2], snapshot(kept))
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_says_where(source, tmp_path: Path) -> None:
+    with pytest.raises(RunFailed, match=r"loss is nan at epoch 1, step 1") as caught:
+        train(small_run(source, tmp_path), copy.deepcopy(source.model), loss=lambda m, s: m(s.images).sum() * torch.nan)
+    assert "--lr" in (caught.value.hint or "")
+
+
+@given(st.integers(1, 50), st.floats(0, 5), st.floats(0, 60))
+def test_schedules_are_factors(epochs: int, warmup: float, time: float) -> None:
+    for schedule in (cosine(epochs, warmup), step_decay((epochs,), 0.1, warmup), constant()):
+        assert 0 <= schedule(time) <= 1
+
+
+def test_schedules_at_known_points() -> None:
+    assert [step_decay((5, 8))(epoch) for epoch in (0, 4.99, 5, 8)] == pytest.approx([1, 1, 0.1, 0.01])
+    assert step_decay((5,), warmup=1)(0) == 0 and step_decay((5,), warmup=1)(0.5) == 0.5
+    assert cosine(10)(0) == 1 and cosine(10)(5) == pytest.approx(0.5) and cosine(10)(10) == pytest.approx(0)
