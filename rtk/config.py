@@ -11,6 +11,7 @@ Nothing here imports torch, so that a wrong value is refused before anything hea
 
 from __future__ import annotations
 
+import re
 import tomllib
 import types
 import typing
@@ -22,7 +23,7 @@ import pydantic
 from pydantic import ConfigDict, Field
 from pydantic.fields import FieldInfo
 
-from .errors import BadValue, UnknownName
+from .errors import BadValue, PluginError, RtkError, UnknownName
 
 
 def fraction(text: object) -> object:
@@ -64,31 +65,38 @@ class Config(pydantic.BaseModel):
     def _from_text(cls, values: Any) -> Any:
         if not isinstance(values, Mapping):
             return values
+        for key, value in values.items():
+            if isinstance(value, str) and "\0" in value:
+                raise ValueError(f"{flag(key)}: no file name and no other value may hold a null character")
         return {
-            key: _parse(value, cls.model_fields[key].annotation)
-            if isinstance(value, str) and key in cls.model_fields
-            else value
+            key: _parse(value, cls.model_fields[key].annotation) if key in cls.model_fields else value
             for key, value in values.items()
         }
 
 
-def _parse(text: str, annotation: Any) -> Any:
-    members = _members(annotation)
-    if type(None) in members and text.casefold() == "none":
+def _parse(value: Any, annotation: Any) -> Any:
+    members = members_of(annotation)
+    if isinstance(value, bool) and bool not in members:
+        return str(value).lower()  # a number is wanted: pydantic would take TOML's true for 1
+    if not isinstance(value, str):
+        return value
+    if type(None) in members and value.strip().casefold() == "none":
         return None
-    if float in members:
-        return fraction(text)
-    if any(typing.get_origin(member) is tuple for member in members):
-        return tuple(part.strip() for part in text.split(",") if part.strip())
-    return text
+    for member in members:
+        if typing.get_origin(member) is typing.Literal:
+            return next((choice for choice in typing.get_args(member) if str(choice) == value), value)
+        if typing.get_origin(member) is tuple:
+            parts = [part.strip() for part in value.split(",")]
+            return tuple(_parse(part, typing.get_args(member)[0]) for part in parts if part)
+    return fraction(value) if float in members else value
 
 
-def _members(annotation: Any) -> tuple[Any, ...]:
+def members_of(annotation: Any) -> tuple[Any, ...]:
     """The plain types of an annotation: `float | None` gives (float, NoneType)."""
     if typing.get_origin(annotation) in (typing.Union, types.UnionType):
-        return tuple(member for part in typing.get_args(annotation) for member in _members(part))
+        return tuple(member for part in typing.get_args(annotation) for member in members_of(part))
     if typing.get_origin(annotation) is typing.Annotated:
-        return _members(typing.get_args(annotation)[0])
+        return members_of(typing.get_args(annotation)[0])
     return (annotation,)
 
 
@@ -103,51 +111,130 @@ def origin(field: FieldInfo) -> str:
     return str(extra.get("origin", "")) if isinstance(extra, dict) else ""
 
 
-def bounds(field: FieldInfo) -> str:
-    """The allowed values of a field in words, e.g. '>= 0, <= 1', 'frozen | drift'; empty when there is no limit."""
-    signs = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
-    parts = [
-        f"{sign} {value}"
-        for item in field.metadata
-        for attribute, sign in signs.items()
-        if (value := getattr(item, attribute, None)) is not None
+def show(value: Any) -> str:
+    """A value as it would be typed."""
+    if value is None:
+        return "none"
+    if isinstance(value, tuple | list):
+        return ",".join(map(show, value))
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def default(field: FieldInfo) -> str:
+    """The default as it would be typed, or 'required'."""
+    return "required" if field.is_required() else show(field.get_default(call_default_factory=True))
+
+
+def choices(field: FieldInfo) -> tuple[str, ...]:
+    """The values that can be chosen from, as text; empty when there is no such list."""
+    found = [
+        str(choice)
+        for member in members_of(field.annotation)
+        if typing.get_origin(member) is typing.Literal
+        for choice in typing.get_args(member)
     ]
-    for member in _members(field.annotation):
-        if typing.get_origin(member) is typing.Literal:
-            parts.append(" | ".join(str(choice) for choice in typing.get_args(member)))
+    if not found and (plain := re.fullmatch(r"\^\(([\w|-]+)\)\$", str(_constraint(field, "pattern")))):
+        found = plain[1].split("|")
+    return tuple(found)
+
+
+def bounds(field: FieldInfo) -> str:
+    """The allowed values of a field in words, e.g. '0 to 1', '> 0', 'frozen | drift'; empty when there is no limit."""
+    limits = {name: _constraint(field, name) for name in ("ge", "gt", "le", "lt", "min_length", "max_length")}
+    if limits["ge"] is not None and limits["le"] is not None:
+        parts = [f"{show(limits['ge'])} to {show(limits['le'])}"]
+    else:
+        signs = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
+        parts = [f"{sign} {show(limits[name])}" for name, sign in signs.items() if limits[name] is not None]
+    for name, word in (("min_length", "at least"), ("max_length", "at most")):
+        if limits[name] is not None:
+            parts.append(f"length {word} {limits[name]}")
+    if found := choices(field):
+        parts.append(" | ".join(found))
     return ", ".join(parts)
 
 
+def _constraint(field: FieldInfo, name: str) -> Any:
+    return next((value for item in field.metadata if (value := getattr(item, name, None)) is not None), None)
+
+
+def wanted(field: FieldInfo) -> str:
+    """What a field takes, in words: 'a whole number >= 0 or none', 'numbers joined by commas'."""
+    members = members_of(field.annotation)
+    if bool in members:
+        kind = "true or false"
+    elif found := choices(field):
+        kind = f"one of {' | '.join(found)}"
+    else:
+        kind = next((words for member in members if (words := _kind(member))), "")
+        if not kind and _constraint(field, "pattern"):
+            kind = f"text as described ({(field.description or '').rstrip('.')})"
+        kind = f"{kind or 'text'} {bounds(field)}".strip()
+    return kind + (" or none" if type(None) in members else "")
+
+
+def _kind(member: Any) -> str:
+    if typing.get_origin(member) is tuple:
+        inner = {int: "whole numbers", float: "numbers"}.get(typing.get_args(member)[0], "names")
+        return f"{inner} joined by commas"
+    return {int: "a whole number", float: "a finite number", Path: "a path"}.get(member, "")
+
+
 def resolve(kind: type[Config], flags: Mapping[str, Any], file: Mapping[str, Any] | None = None) -> Config:
-    """Defaults, then the configuration file, then the flags; raises BadValue with the option, the limits and the value."""
-    given: dict[str, Any] = {key.replace("-", "_"): value for key, value in (file or {}).items()}
-    given.update(flags)
+    """Defaults, then the configuration file, then the flags; BadValue names the option, the limits and the value."""
+    given: dict[str, Any] = {}
+    for source in (file or {}, flags):
+        given.update({key.replace("-", "_"): value for key, value in source.items()})
     try:
         return kind(**given)
     except pydantic.ValidationError as problem:
         raise _readable(kind, problem) from None
+    except RtkError:
+        raise
+    except Exception as problem:  # a validator that the author of a strategy wrote
+        reason = f"{type(problem).__name__}: {problem}"
+        raise PluginError(f"{kind.__module__}: the options {kind.__name__} cannot be checked: {reason}.") from problem
 
 
 def _readable(kind: type[Config], problem: pydantic.ValidationError) -> BadValue | UnknownName:
+    """The first complaint of pydantic as one line in the words of the command line."""
     first = problem.errors()[0]
     name = str(first["loc"][0]) if first["loc"] else ""
+    said = " ".join(first["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ").split()).rstrip(".")
     field = kind.model_fields.get(name)
     if first["type"] == "extra_forbidden":
         return UnknownName("option", flag(name), [flag(known) for known in kind.model_fields])
     if field is None:
-        return BadValue(f"{kind.__name__}: {first['msg']}.")
-    allowed = f" (allowed: {bounds(field)}; default {field.default})" if bounds(field) else f" (default {field.default})"
-    given = "nothing" if first["type"] == "missing" else repr(first["input"])
-    return BadValue(f"{flag(name)}: {first['msg'].lower()}, got {given}{allowed}.")
+        return BadValue(f"{said}.")
+    if first["type"] == "missing":
+        return BadValue(f"{flag(name)}: is required, needs {wanted(field)}.", f"{flag(name)} VALUE")
+    if first["type"] in ("value_error", "assertion_error"):
+        return BadValue(f"{flag(name)}: {said}, got {_short(first['input'])}.", _usual(name, field))
+    return BadValue(f"{flag(name)}: needs {wanted(field)}, got {_short(first['input'])}.", _usual(name, field))
+
+
+def _usual(name: str, field: FieldInfo) -> str:
+    """What to type instead: the default, or nothing where that means something by itself."""
+    usual = default(field)
+    if field.annotation is bool:
+        return f"{flag(name)}, or {flag(f'no_{name}')}"
+    return {"required": f"{flag(name)} VALUE", "none": f"without {flag(name)}"}.get(usual, f"{flag(name)} {usual}")
+
+
+def _short(value: Any, limit: int = 60) -> str:
+    text = repr(value)
+    return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
 def read_toml(path: Path) -> dict[str, Any]:
     """A TOML file as a dictionary; BadValue when it is missing or not TOML."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.expanduser().read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise BadValue(f"--config {path}: no such file.", "rtk finetune --help") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as problem:
-        raise BadValue(f"--config {path}: not a TOML file ({problem}).") from None
-    except OSError as problem:
-        raise BadValue(f"--config {path}: {problem.strerror}.") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as problem:
+        raise BadValue(f"--config {path}: not a TOML file ({problem}).", "lines such as: epochs = 5") from None
+    except (OSError, ValueError, RuntimeError) as problem:
+        raise BadValue(f"--config {path}: {getattr(problem, 'strerror', None) or problem}.") from None

@@ -9,6 +9,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Sequence
 
+LISTED = 24
+"""Names that a message lists in full."""
+
 
 class RtkError(Exception):
     """A failed run. `message` is one sentence; `hint` is the next command to type, or None."""
@@ -46,8 +49,14 @@ class UnknownName(RequestError):
         names = sorted(allowed)
         self.nearest = nearest(given, names)
         meant = f" Did you mean '{self.nearest}'?" if self.nearest else ""
-        listed = ", ".join(names) if len(names) <= 24 else ", ".join(names[:24]) + f", ... ({len(names)} in all)"
-        super().__init__(f"Unknown {kind} '{given}'.{meant} Allowed: {listed or 'none installed'}.", hint)
+        super().__init__(f"Unknown {kind} '{given}'.{meant} Allowed: {_listed(names, self.nearest)}.", hint)
+
+
+def _listed(names: list[str], found: str | None) -> str:
+    """The allowed names; where they are many, only some, or none beside a suggestion, so that one line can be read."""
+    if len(names) <= LISTED:
+        return ", ".join(names) or "none"
+    return f"{len(names)} names" if found else ", ".join(names[:8]) + f", ... ({len(names)} in all)"
 
 
 class BadValue(RequestError):

@@ -179,8 +179,9 @@ def evaluate(
     jobs = [(subject, chunk) for subject in subjects for chunk in _chunks(subject)]
     waiting = [job for job in jobs if not _path(*job).exists()]
     waiting.sort(key=lambda job: -_work(*job))  # the longest first, so that no worker is left with it at the end
-    bar = progress.stage("evaluate", sum(_work(*job) for job in jobs))
-    bar.advance(sum(_work(*job) for job in jobs) - sum(_work(*job) for job in waiting), "already judged")
+    total, left = sum(_work(*job) for job in jobs), sum(_work(*job) for job in waiting)
+    bar = progress.stage("evaluate", total)
+    bar.advance(total - left)
     on_gpu = torch.device(subjects[0].device).type == "cuda"
     processes = min(workers or os.cpu_count() or 1, len(waiting))
     if on_gpu or processes <= 1:

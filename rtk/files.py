@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import io
 import json
 import os
-import tempfile
+import secrets
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
-from .errors import RunFailed
+from .errors import BadData, RunFailed
 
 
 def write(path: Path, fill: Callable[[IO[bytes]], object]) -> None:
@@ -20,27 +21,59 @@ def write(path: Path, fill: Callable[[IO[bytes]], object]) -> None:
     Raises:
         RunFailed: the disk is full or the folder cannot be written; an earlier version of `path` is untouched.
     """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
         try:
-            with os.fdopen(handle, "wb") as file:
-                fill(file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(name, path)
+            _write_new(temporary, fill)
+            temporary.replace(path)
         except BaseException:
-            Path(name).unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
             raise
         _sync_folder(path.parent)
     except OSError as problem:
         raise write_error(path, problem) from problem
 
 
+def _write_new(path: Path, fill: Callable[[IO[bytes]], object]) -> None:
+    # not tempfile: its files are readable by their owner alone, whatever the umask says
+    raw = _File(path, "xb")
+    try:
+        with io.BufferedWriter(raw) as file:
+            fill(file)
+            file.flush()
+            os.fsync(file.fileno())
+    except Exception:
+        if raw.problem is not None:  # torch.save turns a full disk into a RuntimeError without its number
+            raise raw.problem from None
+        raise
+
+
+class _File(io.FileIO):
+    """A file that remembers why it could not be written."""
+
+    problem: OSError | None = None
+
+    def write(self, data: Any, /) -> int:
+        try:
+            return super().write(data)
+        except OSError as problem:
+            self.problem = problem
+            raise
+
+
+def is_leftover(path: Path) -> bool:
+    """Whether `path` is a temporary file that `write` left because its process was killed."""
+    head, dot, token = path.name.rpartition(".")
+    return head.startswith(".") and bool(dot) and len(token) == 8 and set(token) <= set("0123456789abcdef")
+
+
 def write_error(path: Path, problem: OSError) -> RunFailed:
     """What to tell the user when `path` could not be written."""
     if problem.errno in (errno.ENOSPC, errno.EDQUOT):
-        return RunFailed(f"Disk full while writing {path}; what was finished is kept.", "free space, then the same command")
+        return RunFailed(
+            f"Disk full while writing {path}; what was finished is kept.", "free space, then the same command"
+        )
     return RunFailed(f"Cannot write {path}: {problem.strerror or problem}.", "--out DIR with a folder you can write to")
 
 
@@ -51,8 +84,13 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Read JSON written by `write_json`."""
-    return json.loads(path.read_text(encoding="utf-8"))
+    """Read JSON written by `write_json`; BadData when it cannot be read or is not JSON."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as problem:
+        raise BadData(f"{path}: {problem.strerror or problem}.") from None
+    except ValueError as problem:
+        raise BadData(f"{path}: not JSON ({problem}).") from None
 
 
 def sha256(path: Path) -> str:
@@ -73,3 +111,9 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _umask() -> int:
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return mask

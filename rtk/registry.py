@@ -8,17 +8,23 @@ strategy imports one plugin.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import metadata
 from types import ModuleType
 
 import pluggy
+import pydantic
 
 from . import hookspecs
+from .config import Config, flag
 from .errors import PluginError, UnknownName
-from .strategy import Strategy
+from .strategy import Paper, Strategy
+
+OWN = "rtk"
+"""The distribution of the built-in strategies."""
 
 OFF = "RTK_NO_PLUGINS"
 """Environment variable: when set to anything but 0, only rtk's own plugins are loaded."""
@@ -33,6 +39,8 @@ class Plugin:
     distribution: str
     version: str
     entry: metadata.EntryPoint
+    requires: tuple[str, ...] = ()
+    """The requirements of the distribution, as in its metadata."""
 
     def __str__(self) -> str:
         return f"plugin '{self.name}' of {self.distribution} {self.version}"
@@ -50,19 +58,33 @@ class Listed:
 def find(paths: Iterable[metadata.Distribution] | None = None) -> list[Plugin]:
     """Every entry point of the group, sorted; nothing is imported."""
     own_only = os.environ.get(OFF, "0") not in ("", "0")
-    found: dict[tuple[str, str, str], Plugin] = {}
+    found: dict[str, list[Plugin]] = {}
     for distribution in metadata.distributions() if paths is None else paths:
-        for entry in distribution.entry_points:
-            if entry.group != hookspecs.GROUP:
-                continue
-            owner = distribution.metadata["Name"] or "unknown"
-            if own_only and owner != "rtk":
-                continue
-            # an editable and a normal install of one distribution can both be on the path: same key, first one wins
-            found.setdefault(
-                (entry.name, owner, entry.value), Plugin(entry.name, entry.value, owner, distribution.version, entry)
-            )
-    return [found[key] for key in sorted(found)]
+        try:
+            plugins = _read(distribution)
+        except Exception:  # the metadata of any package on the path may be broken; that is not rtk's to report
+            continue
+        # an editable and a normal install of one distribution can both be on the path: the first is what is imported
+        if plugins and not (own_only and plugins[0].distribution != OWN):
+            found.setdefault(re.sub(r"[-_.]+", "-", plugins[0].distribution).casefold(), plugins)
+    return sorted((plugin for plugins in found.values() for plugin in plugins), key=_order)
+
+
+def _read(distribution: metadata.Distribution) -> list[Plugin]:
+    entries = [entry for entry in distribution.entry_points if entry.group == hookspecs.GROUP]
+    if not entries:
+        return []
+    owner, requires = distribution.metadata["Name"] or "unknown", tuple(distribution.requires or ())
+    # a line that stands twice in entry_points.txt is one offer
+    return [
+        Plugin(entry.name, entry.value, owner, distribution.version, entry, requires)
+        for entry in dict.fromkeys(entries)
+    ]
+
+
+def _order(plugin: Plugin) -> tuple[str, bool, str, str]:
+    """By name; in a clash rtk's own comes first."""
+    return plugin.name, plugin.distribution != OWN, plugin.distribution, plugin.value
 
 
 class Registry:
@@ -94,7 +116,7 @@ class Registry:
         if not offers:
             raise UnknownName("strategy", name, self.names(), "rtk strategies")
         if len(offers) > 1:
-            raise PluginError(self._clash(offers), f"pip uninstall {offers[-1].distribution}")
+            raise PluginError(self._clash(offers), _way_out(offers))
         return offers[0]
 
     def listing(self) -> list[Listed]:
@@ -113,7 +135,11 @@ class Registry:
 
     def _load(self, plugin: Plugin) -> type[Strategy]:
         strategies = offered(plugin)
-        registered = {other.name for other in self.plugins if other.value == plugin.value}
+        registered = {
+            other.name
+            for other in self.plugins
+            if (other.value, other.distribution) == (plugin.value, plugin.distribution)
+        }
         for strategy in strategies:
             if strategy.name not in registered:
                 raise PluginError(
@@ -123,12 +149,21 @@ class Registry:
         for strategy in strategies:
             if strategy.name == plugin.name:
                 return strategy
-        raise PluginError(f"{plugin}: is no strategy; it offers {[strategy.name for strategy in strategies]}.")
+        names = ", ".join(strategy.name for strategy in strategies)
+        raise PluginError(f"{plugin}: {plugin.value} offers no strategy of that name, but {names}.")
 
     @staticmethod
     def _clash(offers: list[Plugin]) -> str:
         owners = " and ".join(f"{plugin.distribution} {plugin.version} ({plugin.value})" for plugin in offers)
         return f"Two plugins offer '{offers[0].name}': {owners}."
+
+
+def _way_out(offers: list[Plugin]) -> str:
+    """What to type when one name is offered twice."""
+    if offers[0].distribution == offers[-1].distribution:
+        return "one of the two entry points must go"
+    alternative = f", or {OFF}=1 for rtk's own" if offers[0].distribution == OWN else ""
+    return f"pip uninstall {offers[-1].distribution}{alternative}"
 
 
 def offered(plugin: Plugin) -> list[type[Strategy]]:
@@ -137,6 +172,7 @@ def offered(plugin: Plugin) -> list[type[Strategy]]:
     Raises:
         PluginError: for anything that goes wrong on the way, also SystemExit; never an exception of the plugin itself.
     """
+    _check_version(plugin)
     manager = pluggy.PluginManager(hookspecs.GROUP)
     manager.add_hookspecs(hookspecs)
     try:
@@ -145,27 +181,98 @@ def offered(plugin: Plugin) -> list[type[Strategy]]:
         manager.check_pending()
         brought = manager.hook.rtk_strategies()
     except pluggy.PluginValidationError as problem:
-        raise PluginError(f"{plugin}: {problem}. Known hooks: {', '.join(_hooks())}.") from problem
-    except (Exception, SystemExit) as problem:
-        raise PluginError(f"{plugin}: {type(problem).__name__}: {problem}") from problem
+        raise PluginError(f"{plugin}: {_one_line(problem)}. Known hooks: {', '.join(_hooks())}.") from problem
+    except KeyboardInterrupt:
+        raise
+    except BaseException as problem:
+        raise PluginError(f"{plugin}: {type(problem).__name__}: {_one_line(problem)}") from problem
     strategies = [one for many in brought for one in (many if isinstance(many, list | tuple) else [many])]
     if not strategies:
-        raise PluginError(f"{plugin}: brings no strategy. Decorate `def rtk_strategies()` with @rtk.hookimpl.")
+        raise PluginError(f"{plugin}: {_why_none(manager)}.")
     for strategy in strategies:
         _check(plugin, strategy)
     return strategies
 
 
+def _check_version(plugin: Plugin) -> None:
+    """PluginError when the plugin's distribution asks for another version of rtk than this."""
+    from packaging.requirements import InvalidRequirement, Requirement
+
+    if plugin.distribution == OWN:
+        return
+    running = metadata.version(OWN)
+    for line in plugin.requires:
+        try:
+            wanted = Requirement(line)
+        except InvalidRequirement:
+            continue  # pip's to complain about
+        applies = wanted.marker is None or wanted.marker.evaluate({"extra": ""})
+        if wanted.name.casefold() == OWN and applies and not wanted.specifier.contains(running, prereleases=True):
+            raise PluginError(
+                f"{plugin}: requires rtk {wanted.specifier}, but this is rtk {running}.",
+                f"pip install --upgrade {plugin.distribution} rtk",
+            )
+
+
+def _why_none(manager: pluggy.PluginManager) -> str:
+    if manager.hook.rtk_strategies.get_hookimpls():
+        return "rtk_strategies() returned no strategy; it must return a subclass of rtk.Strategy, or a list of them"
+    return "brings no strategy; decorate `def rtk_strategies()` with @rtk.hookimpl"
+
+
 def _check(plugin: Plugin, strategy: object) -> None:
+    """PluginError unless `strategy` keeps the contract of rtk.Strategy."""
     if not (isinstance(strategy, type) and issubclass(strategy, Strategy)):
-        raise PluginError(f"{plugin}: rtk_strategies() must return subclasses of rtk.Strategy, got {strategy!r}.")
-    if not isinstance(getattr(strategy, "name", None), str):
-        raise PluginError(f"{plugin}: {strategy.__name__} has no `name`.")
+        given = strategy.__name__ if isinstance(strategy, type) else f"an instance of {type(strategy).__name__}"
+        raise PluginError(f"{plugin}: rtk_strategies() must return subclasses of rtk.Strategy, got {given}.")
+    for fault in _faults(strategy):
+        raise PluginError(f"{plugin}: {strategy.__name__}{fault}.")
+
+
+def _faults(strategy: type[Strategy]) -> Iterator[str]:
+    name = getattr(strategy, "name", None)
+    if not isinstance(name, str) or not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name):
+        yield ".name must be text in lower case, words joined by hyphens"
     if strategy.finetune is Strategy.finetune:
-        raise PluginError(f"{plugin}: {strategy.__name__} does not define finetune(model, run).")
+        yield " does not define finetune(model, run)"
     if strategy.setting not in ("source", "target"):
-        raise PluginError(f"{plugin}: {strategy.__name__}.setting must be 'source' or 'target'.")
+        yield ".setting must be 'source' or 'target'"
+    if strategy.paper is not None and not isinstance(strategy.paper, Paper):
+        yield ".paper must be an rtk.Paper or None"
+    departures = strategy.departures
+    if not isinstance(departures, tuple | list) or not all(isinstance(one, str) for one in departures):
+        yield ".departures must be a tuple of sentences"
+    yield from _option_faults(strategy.config_type)
+
+
+def _option_faults(kind: type[Config]) -> Iterator[str]:
+    from .request import reserved  # not above: that module needs this one
+
+    taken = {flag(name): name for name in reserved()}
+    for name, field in kind.model_fields.items():
+        for spelling in (flag(name), flag(f"no_{name}")) if field.annotation is bool else (flag(name),):
+            if spelling in taken:
+                whose = "one of rtk's own" if taken[spelling] in reserved() else f"that of '{taken[spelling]}'"
+                yield f": its option '{name}' is {whose} ({spelling}); rename it"
+            taken[spelling] = name
+    try:
+        kind.model_validate({})
+    except pydantic.ValidationError as problem:
+        for error in problem.errors():
+            if error["type"] != "missing":
+                name = ".".join(map(str, error["loc"]))
+                yield f": the default of its option '{name}' is wrong: {error['msg']}"
+    except Exception as problem:
+        yield f": its options cannot be checked: {type(problem).__name__}: {_one_line(problem)}"
 
 
 def _hooks() -> list[str]:
     return [name for name in vars(hookspecs) if name.startswith("rtk_")]
+
+
+def _one_line(thing: object, limit: int = 300) -> str:
+    try:
+        text = " ".join(str(thing).split())
+    except Exception:  # a plugin's own __str__
+        text = type(thing).__name__
+    return text if len(text) <= limit else text[: limit - 3] + "..."

@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from . import files, rundir
+from .backbones.catalogue import embedded, split_uri, split_zoo
 from .config import Config, flag, option, resolve
-from .errors import BadValue, UnknownName
+from .data.catalogue import find_info, list_datasets
+from .errors import BadBackbone, BadData, Refusal, UnknownName
 from .registry import Plugin, Registry
 from .strategy import Strategy
 from .suite import ITEMS, Suite
+from .threat import Threat
 
 DEFAULT_BACKBONE = "rtk:fashion-resnet"
 
@@ -20,29 +23,71 @@ DEFAULT_BACKBONE = "rtk:fashion-resnet"
 class RunOptions(Config):
     """Options of `rtk finetune` that every strategy has; the strategy's own come beside them."""
 
-    backbone: str = option(DEFAULT_BACKBONE, "Network to start from: rtk:NAME, robustbench:DATA/NORM/NAME, timm:NAME, torchvision:NAME or run:DIR.", origin="rtk")  # fmt: skip
-    weights: str | None = option(None, "Checkpoint file for the backbone, or 'random' for random weights.", origin="rtk")
-    dataset: str | None = option(None, "Data: a name of `rtk datasets`, folder:PATH or npz:FILE; by default the backbone's own data, or signs for strategies that work on new data.", origin="rtk")  # fmt: skip
-    data_root: Path | None = option(None, "Folder that holds named data sets; by default $RTK_DATA or ~/.cache/rtk/data.", origin="rtk")  # fmt: skip
-    image_size: int | None = option(None, "Side of the images in pixels, for data sets of mixed sizes.", origin="rtk", ge=8, le=1024)  # fmt: skip
-    head: str | None = option(None, "Name of the classifier layer, when it is not found.", origin="rtk")
-    blocks: tuple[str, ...] | None = option(None, "Names of the ordered blocks, when they are not found.", origin="rtk")
+    backbone: str = option(
+        DEFAULT_BACKBONE,
+        "Network to start from: rtk:NAME, robustbench:DATA/NORM/NAME, timm:NAME, torchvision:NAME"
+        " or run:DIR; see: rtk backbones.",
+        origin="rtk",
+    )
+    weights: str | None = option(
+        None, "Checkpoint file for the backbone, or 'random' for random weights.", origin="rtk"
+    )
+    dataset: str | None = option(
+        None,
+        "Data: a name of rtk datasets, folder:PATH or npz:FILE; by default the backbone's own data,"
+        " or signs for strategies that work on new data.",
+        origin="rtk",
+    )
+    data_root: Path | None = option(
+        None, "Folder that holds named data sets; by default $RTK_DATA or ~/.cache/rtk/data.", origin="rtk"
+    )
+    image_size: int | None = option(
+        None, "Side of the images in pixels, for data sets of mixed sizes.", origin="rtk", ge=8, le=1024
+    )
+    head: str | None = option(None, "Name of the classifier layer, where it is not found by itself.", origin="rtk")
+    blocks: tuple[str, ...] | None = option(
+        None, "Names of the ordered blocks, where they are not found by themselves.", origin="rtk"
+    )
     norm: Literal["Linf", "L2"] | None = option(None, "Norm of the threat; by default the backbone's.", origin="rtk")
-    eps: float | None = option(None, "Radius of the threat in [0, 1] pixels; by default the backbone's, else 8/255.", origin="rtk", ge=0)  # fmt: skip
-    seed: int = option(0, "Seed of everything random in training.", origin="rtk", ge=0, lt=2**31)
-    device: str = option("auto", "auto, cpu, cuda or cuda:N.", origin="rtk", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
-    suite: tuple[str, ...] = option(ITEMS, "Evaluations: clean, pgd20, autoattack.", origin="rtk")
-    images: int | None = option(None, "Test images for clean accuracy and PGD-20; none for all.", origin="rtk", ge=1)
+    eps: float | None = option(
+        None,
+        "Radius of the threat, for pixels in [0, 1], e.g. 8/255; by default the backbone's, else 8/255.",
+        origin="rtk",
+        ge=0,
+    )
+    seed: int = option(
+        0, "Seed of everything random in training, and of a new classifier.", origin="rtk", ge=0, lt=2**31
+    )
+    device: str = option(
+        "auto", "Device: auto, cpu, cuda or cuda:N.", origin="rtk", pattern=r"^(auto|cpu|cuda(:\d+)?)$"
+    )
+    suite: tuple[str, ...] = option(ITEMS, "Evaluations, joined by commas: clean, pgd20, autoattack.", origin="rtk")
+    images: int | None = option(None, "Test images for clean accuracy and PGD-20; all by default.", origin="rtk", ge=1)
     autoattack_images: int | None = option(128, "Test images for AutoAttack; none for all.", origin="rtk", ge=1)
-    chunk_size: int = option(128, "Test images attacked together; part of the evaluation's identity.", origin="rtk", ge=1, le=4096)  # fmt: skip
-    evaluation_seed: int = option(0, "Seed of the order of test images and of every attack in the evaluation.", origin="rtk", ge=0, lt=2**31)  # fmt: skip
-    workers: int | None = option(None, "Evaluation processes on a CPU; by default one per core.", origin="rtk", ge=1, le=256)  # fmt: skip
+    chunk_size: int = option(
+        128, "Test images attacked together; part of the evaluation's identity.", origin="rtk", ge=1, le=4096
+    )
+    evaluation_seed: int = option(
+        0, "Seed of the order of test images and of every attack in the evaluation.", origin="rtk", ge=0, lt=2**31
+    )
+    workers: int | None = option(
+        None, "Evaluation processes on a CPU; by default one per core.", origin="rtk", ge=1, le=256
+    )
     out: Path | None = option(None, "Run directory; by default runs/STRATEGY-DATA-HASH.", origin="rtk")
 
     @property
     def evaluation(self) -> Suite:
         """The suite that these options ask for."""
         return Suite(self.suite, self.images, self.autoattack_images, self.chunk_size, self.evaluation_seed)
+
+
+COMMAND = ("strategy", "config", "force", "quiet", "help", "traceback")
+"""Options of the command line itself."""
+
+
+def reserved() -> set[str]:
+    """Names that no option of a strategy may have."""
+    return {*RunOptions.model_fields, *COMMAND}
 
 
 PLACE = {"out", "device", "workers", "data_root"}
@@ -93,11 +138,12 @@ def own_dataset(backbone: str) -> str | None:
     """The data set that a backbone was trained on, as far as its id tells."""
     kind, _, rest = backbone.partition(":")
     if kind == "rtk":
-        return rest.split("-")[0]
+        found = embedded().get(rest, {}).get("dataset")
+        return str(found) if found else None
     if kind == "robustbench":
         return rest.split("/")[0]
     if kind == "run":
-        return str(rundir.read_config(Path(rest))["options"]["dataset"])
+        return str(rundir.read_config(Path(rest).expanduser())["options"]["dataset"])
     return None
 
 
@@ -108,27 +154,94 @@ def build(
 
     Args:
         name: of the strategy.
-        flags, file: option names with underscores, to values or to their text.
+        flags, file: option names with underscores, to values or to their text; hyphens do as well.
 
     Raises:
-        UnknownName, BadValue: with what is allowed; nothing heavy was imported.
+        RequestError: UnknownName, BadValue, ... with what is allowed; nothing heavy was imported.
+        PluginError: the strategy cannot be loaded.
     """
     registry = registry or Registry()
-    plugin = registry.plugin(name)
-    strategy = registry.strategy(name)
-    if clash := set(RunOptions.model_fields) & set(strategy.config_type.model_fields):
-        raise BadValue(f"{plugin}: its option {sorted(clash)[0]!r} is one of rtk's own; rename it.")
-    known = [*RunOptions.model_fields, *strategy.config_type.model_fields]
-    for key in [*flags, *(file or {})]:
-        if key.replace("-", "_") not in known:
-            raise UnknownName("option", flag(key), map(flag, known), f"rtk finetune --strategy {name} --help")
-    own, common = _divide(strategy.config_type, flags), _divide(RunOptions, flags)
-    own_file, common_file = _divide(strategy.config_type, file or {}), _divide(RunOptions, file or {})
-    options = resolve(RunOptions, common, common_file)
+    plugin, strategy = registry.plugin(name), registry.strategy(name)
+    for kind, given in (("option", flags), ("option in the configuration file", file or {})):
+        _check_names(kind, given, strategy)
+    options = resolve(RunOptions, _of(RunOptions, flags), _of(RunOptions, file or {}))
+    config = resolve(strategy.config_type, _of(strategy.config_type, flags), _of(strategy.config_type, file or {}))
     assert isinstance(options, RunOptions)
-    options.evaluation  # noqa: B018 - checks the suite now
-    return Request(strategy, plugin, resolve(strategy.config_type, own, own_file), options)
+    request = Request(strategy, plugin, config, options)
+    _check(request)
+    return request
 
 
-def _divide(kind: type[Config], values: Mapping[str, Any]) -> dict[str, Any]:
+def _check_names(kind: str, given: Mapping[str, Any], strategy: type[Strategy]) -> None:
+    known = [*RunOptions.model_fields, *strategy.config_type.model_fields]
+    for key in given:
+        if key.replace("-", "_") not in known:
+            raise UnknownName(kind, flag(key), map(flag, known), f"rtk finetune --strategy {strategy.name} --help")
+
+
+def _of(kind: type[Config], values: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in values.items() if key.replace("-", "_") in kind.model_fields}
+
+
+def _check(request: Request) -> None:
+    """Everything that can be refused without torch; what needs it is refused where it is opened."""
+    options = request.options
+    options.evaluation  # noqa: B018 - checks the suite
+    if options.eps is not None:
+        Threat(
+            options.norm or "L2", options.eps
+        )  # L2 has the wider bounds; with the backbone's norm it is checked later
+    check_backbone(options.backbone)
+    check_weights(options.weights)
+    check_dataset(request.dataset)
+    if request.strategy.setting == "source" and request.new_data:
+        raise Refusal(
+            f"{request.strategy.name} fine-tunes on the data that the backbone was trained on;"
+            f" {options.backbone} was not trained on {request.dataset}.",
+            "leave out --dataset, or choose a strategy for new data: rtk strategies",
+        )
+
+
+def check_backbone(uri: str) -> None:
+    """Refuse a URI that cannot be right; timm's and torchvision's names are known only to those libraries."""
+    source, name = split_uri(uri)
+    if source == "rtk" and name not in embedded():
+        raise UnknownName("embedded backbone", name, embedded(), "rtk backbones rtk:")
+    if source == "robustbench":
+        split_zoo(name)
+    if source == "run":
+        rundir.read_config(Path(name).expanduser())
+
+
+def check_weights(weights: str | None) -> None:
+    """Refuse a checkpoint that is not there; what is in it is judged when it is read."""
+    if weights not in (None, "random") and not _exists(Path(weights)):
+        raise BadBackbone(f"--weights {weights}: no such file.", "--weights FILE, or --weights random")
+
+
+def check_dataset(uri: str) -> None:
+    """Refuse a data set whose name is not known or whose files are not there."""
+    scheme, colon, rest = uri.partition(":")
+    if not colon:
+        info = find_info(uri)
+        if info is None or info.kind == "file":
+            raise UnknownName("data set", uri, [known.name for known in list_datasets()], _scheme_hint(uri))
+    elif scheme not in ("npz", "folder"):
+        raise UnknownName("data set scheme", scheme, ("npz", "folder"), "rtk datasets")
+    elif not rest or not _exists(Path(rest)):
+        what, wanted = ("file", "npz:FILE") if scheme == "npz" else ("folder", "folder:PATH")
+        raise BadData(f"--dataset {uri}: no such {what}.", f"--dataset {wanted}")
+
+
+def _scheme_hint(uri: str) -> str:
+    """What to type when a path was given without its scheme."""
+    if uri.endswith(".npz"):
+        return f"--dataset npz:{uri}"
+    return f"--dataset folder:{uri}" if uri and _exists(Path(uri)) else "rtk datasets"
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.expanduser().exists()
+    except (OSError, ValueError, RuntimeError):  # too long, a null byte, no home
+        return False

@@ -1,15 +1,15 @@
 """The folder of one run: who may write there, and what is in it.
 
-    config.json        the resolved request; the same request goes on with, or refuses to overwrite, this run
-    environment.json   versions, device
-    log.jsonl          one JSON object per line
-    report.json        what the strategy reported about itself
-    source/            the network that the run started from
-    backbone.json      how to rebuild the architecture without plugin code
-    model.safetensors  the fine-tuned weights, with the network's own names
-    evaluation/        verdicts per image
-    result.json        written last; a run without it is unfinished
-    work/              checkpoints of an unfinished run
+config.json        the resolved request; the same request goes on with, or refuses to overwrite, this run
+environment.json   versions, device
+log.jsonl          one JSON object per line
+report.json        what the strategy reported about itself
+source/            the network that the run started from
+backbone.json      how to rebuild the architecture without plugin code
+model.safetensors  the fine-tuned weights, with the network's own names
+evaluation/        verdicts per image
+result.json        written last; a run without it is unfinished
+work/              checkpoints of an unfinished run
 """
 
 from __future__ import annotations
@@ -23,9 +23,10 @@ from typing import Any
 import filelock
 
 from . import files
-from .errors import BadBackbone, RunExists
+from .errors import BadBackbone, BadData, RequestError, RunExists
 
-FILES = ("config.json", "environment.json", "log.jsonl", "report.json", "backbone.json", "model.safetensors", "result.json")
+CONFIG, RESULT, LOCK = "config.json", "result.json", ".lock"
+FILES = (CONFIG, "environment.json", "log.jsonl", "report.json", "backbone.json", "model.safetensors", RESULT)
 FOLDERS = ("work", "source", "evaluation")
 
 
@@ -33,55 +34,124 @@ FOLDERS = ("work", "source", "evaluation")
 def claim(directory: Path, config: Mapping[str, Any], *, force: bool = False) -> Iterator[None]:
     """Hold `directory` for this process; it is new, or holds an unfinished run with the same `config`.
 
+    A new folder is deleted again when the request turns out to be wrong, since nothing was started in it.
+
     Args:
         force: delete the run that is there; anything that is no run of rtk is never deleted.
 
     Raises:
-        RunExists: in use, finished, a run with other settings, or no run at all.
+        RunExists: in use, finished, a run with other settings, no run at all, or no folder.
         RunFailed: the folder cannot be written.
     """
+    _admit(directory, config, force)  # first without the lock: a folder that is left alone gets not even that
+    made = not directory.exists()
+    with _locked(directory):
+        _admit(directory, config, force)  # again: another process may have been quicker
+        _prepare(directory, config, force)
+        fresh = not any((directory / name).exists() for name in (*FILES[1:], *FOLDERS))
+        try:
+            yield
+        except RequestError:
+            if fresh:
+                clear(directory)
+                if made:
+                    _remove_empty(directory)
+            raise
+
+
+@contextmanager
+def _locked(directory: Path) -> Iterator[None]:
+    lock = filelock.FileLock(directory / LOCK)
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(directory / ".lock")
         lock.acquire(timeout=0)
     except filelock.Timeout:
         raise RunExists(f"{directory} is in use by another process.", "--out ANOTHER_DIR") from None
+    except (FileExistsError, NotADirectoryError):
+        raise RunExists(f"{directory} is a file, or lies in one; a folder is needed.", "--out ANOTHER_DIR") from None
     except OSError as problem:
         raise files.write_error(directory, problem) from None
     try:
-        _admit(directory, config, force)
         yield
     finally:
+        # while it is still held: whoever opened the file meanwhile finds it unlinked and tries again
+        (directory / LOCK).unlink(missing_ok=True)
         lock.release()
-        (directory / ".lock").unlink(missing_ok=True)
 
 
 def _admit(directory: Path, config: Mapping[str, Any], force: bool) -> None:
-    path = directory / "config.json"
-    if not path.exists() and any(found.name != ".lock" for found in directory.iterdir()):
+    """RunExists unless `config` may be run in `directory`; changes nothing."""
+    if not _contents(directory):
+        return
+    found = _config(directory)
+    if found is None:
         raise RunExists(f"{directory} holds something that is no run of rtk; it is left alone.", "--out AN_EMPTY_DIR")
     if force:
-        clear(directory)
-    if not path.exists():
-        files.write_json(path, config)
-    elif files.read_json(path) != config:
+        return
+    if found != config:
         raise RunExists(f"{directory} holds a run with other settings.", "--force to replace it, or --out ANOTHER_DIR")
-    elif (directory / "result.json").exists():
+    if (directory / RESULT).exists():
         raise RunExists(f"{directory} already holds this result.", f"rtk show {directory}; --force runs it again")
 
 
+def _contents(directory: Path) -> list[Path]:
+    """What lies there, but for the lock and for what a killed process left of its first file."""
+    try:
+        return [found for found in directory.iterdir() if found.name != LOCK and not files.is_leftover(found)]
+    except (FileNotFoundError, NotADirectoryError):
+        return []  # new; or a file or below one, which making the folder will say
+    except OSError as problem:
+        raise files.write_error(directory, problem) from None
+
+
+def _config(directory: Path) -> Any:
+    """The request of the run in `directory`; None when it is no run of rtk. Others call their files config.json too."""
+    try:
+        found = files.read_json(directory / CONFIG)
+    except BadData:
+        return None
+    return found if isinstance(found, dict) and set(found) == {"strategy", "config", "options"} else None
+
+
+def _prepare(directory: Path, config: Mapping[str, Any], force: bool) -> None:
+    if force:
+        clear(directory)
+    hidden = [*directory.glob(".*"), *(path for name in FOLDERS for path in (directory / name).rglob(".*"))]
+    for path in filter(files.is_leftover, hidden):
+        path.unlink(missing_ok=True)
+    if not (directory / CONFIG).exists():
+        files.write_json(directory / CONFIG, config)
+
+
 def clear(directory: Path) -> None:
-    """Delete a run, but nothing else that lies in its folder."""
-    for name in reversed(FILES):  # the result first, so that a kill in between leaves no result without its weights
-        (directory / name).unlink(missing_ok=True)
-    for name in FOLDERS:
-        shutil.rmtree(directory / name, ignore_errors=True)
+    """Delete a run, but nothing else that lies in its folder.
+
+    The result goes first, so that a kill in between leaves no result without its weights, and the configuration last,
+    so that what is left is still known as a run.
+    """
+    try:
+        for name in reversed(FILES[1:]):
+            (directory / name).unlink(missing_ok=True)
+        for name in FOLDERS:
+            if (directory / name).is_dir():
+                shutil.rmtree(directory / name)
+        (directory / CONFIG).unlink(missing_ok=True)
+    except OSError as problem:
+        raise files.write_error(directory, problem) from None
+
+
+def _remove_empty(directory: Path) -> None:
+    if not _contents(directory):
+        (directory / LOCK).unlink(missing_ok=True)
+        directory.rmdir()
 
 
 def read_config(directory: Path) -> dict[str, Any]:
     """The resolved request of a run; BadBackbone when the folder is no run."""
-    path = directory / "config.json"
+    path = directory / CONFIG
     if not path.exists():
         raise BadBackbone(f"run:{directory}: {path} is missing, so this is no run of rtk.", "ls runs")
-    config: dict[str, Any] = files.read_json(path)
+    config: dict[str, Any] | None = _config(directory)
+    if config is None or not isinstance(config["options"], dict) or "dataset" not in config["options"]:
+        raise BadBackbone(f"run:{directory}: {path} is not the configuration of a run of rtk.", "ls runs")
     return config

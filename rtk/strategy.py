@@ -1,19 +1,21 @@
 """The contract between rtk and a fine-tuning strategy.
 
-    class Rift(rtk.Strategy):
-        name = "rift"
-        summary = "Fine-tune the module that robustness depends on least, then interpolate."
-        setting = "source"
-        paper = rtk.Paper(title="...", authors="...", venue="ICCV 2023", url="...")
-        config: RiftConfig
+class Rift(rtk.Strategy):
+    name = "rift"
+    summary = "Fine-tune the module that robustness depends on least, then interpolate."
+    setting = "source"
+    paper = rtk.Paper(title="...", authors="...", venue="ICCV 2023", url="...")
+    config: RiftConfig
 
-        def finetune(self, model, run):
-            ...
-            return model
+    def finetune(self, model, run):
+        ...
+        return model
 """
 
 from __future__ import annotations
 
+import inspect
+import sys
 import typing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
@@ -59,7 +61,7 @@ class Strategy:
 
     def __init_subclass__(cls, **kwargs: object) -> None:
         super().__init_subclass__(**kwargs)
-        cls.config_type = typing.get_type_hints(cls)["config"]
+        cls.config_type = _config_type(cls)
 
     def __init__(self, config: Config | None = None):
         self.config = self.config_type() if config is None else config
@@ -79,3 +81,13 @@ class Strategy:
             Refusal: the strategy does not apply to this backbone or data set; say what to use instead.
         """
         raise NotImplementedError(f"{type(self).__name__} does not define finetune(model, run)")
+
+
+def _config_type(cls: type[Strategy]) -> type[Config]:
+    """The class that `config` is annotated with; other annotations may name what is imported for type checkers only."""
+    owner = next(base for base in cls.__mro__ if "config" in inspect.get_annotations(base))
+    shell = type("shell", (), {"__annotations__": {"config": inspect.get_annotations(owner)["config"]}})
+    found: type[Config] = typing.get_type_hints(shell, vars(sys.modules[owner.__module__]), dict(vars(owner)))["config"]
+    if not (isinstance(found, type) and issubclass(found, Config)):
+        raise TypeError(f"{cls.__name__}.config must be annotated with a subclass of rtk.Config, not {found!r}")
+    return found

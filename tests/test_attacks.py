@@ -100,7 +100,7 @@ def test_a_network_that_changes_its_buffers_in_evaluation_mode_is_put_back() -> 
     class Counts(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.linear = nn.Linear(192, 3)
+            self.linear = nn.Linear(192, 5)
             self.register_buffer("calls", torch.zeros(1))
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -24,7 +24,7 @@ ASSETS = Path(str(importlib.resources.files("rtk"))) / "assets"
 @pytest.mark.parametrize(
     ("name", "sizes", "augment"),
     [
-        ("fashion", {"train": 8000, "val": 1500, "test": 2500}, "crop-flip"),
+        ("fashion", {"train": 8000, "val": 1500, "test": 2500}, "none"),
         ("signs", {"train": 1391, "val": 156, "test": 515}, "crop"),
     ],
 )

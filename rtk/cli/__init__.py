@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
+import os
 import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
 import click
 
-from ..errors import Interrupted, RtkError
+from ..errors import Interrupted, RtkError, UnknownName
 
 COMMANDS = {
     "finetune": "Fine-tune a backbone with a strategy, and evaluate before and after.",
@@ -31,7 +36,7 @@ class _Commands(click.Group):
     def get_command(self, context: click.Context, name: str) -> click.Command | None:
         if name not in COMMANDS:
             return None
-        return importlib.import_module(f"{__name__}.{name}").command  # type: ignore[no-any-return]
+        return importlib.import_module(f"{__name__}.{name}").command
 
     def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
@@ -39,16 +44,42 @@ class _Commands(click.Group):
 
     def resolve_command(self, context: click.Context, args: list[str]) -> Any:
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
-            from ..errors import UnknownName
-
             raise UnknownName("command", args[0], COMMANDS, "rtk --help")
         return super().resolve_command(context, args)
+
+    def make_context(self, *given: Any, **options: Any) -> click.Context:
+        with _ahead_of_click():  # --help is printed here
+            return super().make_context(*given, **options)
+
+    def invoke(self, context: click.Context) -> Any:
+        with _ahead_of_click():
+            return super().invoke(context)
+
+
+class _ReaderGone(Exception):
+    """The other end of a pipe has been closed, as by `head`."""
+
+
+@contextmanager
+def _ahead_of_click() -> Iterator[None]:
+    """Take what click would answer itself: an interruption with an empty line, a closed pipe with exit code 1."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise Interrupted("Interrupted.", "the same command again") from None
+    except BrokenPipeError:
+        raise _ReaderGone from None
+    except SystemExit as ended:
+        if isinstance(ended.__context__, BrokenPipeError):  # rich ends the program by itself
+            raise _ReaderGone from None
+        raise
 
 
 @click.group(
     cls=_Commands,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     invoke_without_command=True,
+    epilog="With --traceback anywhere in a command, an error is shown with where in the code it came from.",
 )
 @click.version_option(package_name="rtk", message="rtk %(version)s")
 @click.pass_context
@@ -63,30 +94,89 @@ def cli(context: click.Context) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; exit codes: 0 done, 1 a run failed, 2 a wrong request, 130 interrupted."""
-    given = sys.argv[1:] if arguments is None else arguments
+    given = sys.argv[1:] if arguments is None else list(arguments)
     traceback = "--traceback" in given
     given = [argument for argument in given if argument != "--traceback"]
-    signal.signal(signal.SIGTERM, _terminated)
+    with _stopped_by_signals():
+        code = _run(given, traceback)
+    sys.exit(code)
+
+
+def _run(given: list[str], traceback: bool) -> int:
+    """Run one command and report what goes wrong in one line; returns the exit code."""
     try:
-        cli.main(args=given, prog_name="rtk", standalone_mode=False)
-        code = 0
+        cli.main(args=given, prog_name="rtk", standalone_mode=False, obj=["rtk", *given])
+        sys.stdout.flush()  # here, since Python's own flush at exit would complain when the reader of a pipe has gone
+        return 0
+    except click.UsageError as problem:
+        wrong = _usage(problem)
+        return _fail(wrong.message, wrong.hint, 2, traceback)
     except click.ClickException as problem:
-        code = _fail(problem.format_message().replace("\n", " "), "rtk --help", 2, traceback)
+        return _fail(problem.format_message(), "rtk --help", 2, traceback)
     except RtkError as problem:
-        code = _fail(problem.message, problem.hint, problem.exit_code, traceback)
+        return _fail(problem.message, problem.hint, problem.exit_code, traceback)
     except (KeyboardInterrupt, click.Abort):
-        code = _fail("Interrupted.", None, Interrupted.exit_code, traceback)
-    except BrokenPipeError:
-        sys.stderr.close()  # the reader of a pipe has gone; Python would complain at exit
-        code = 0
+        return _fail("Interrupted.", "the same command again", Interrupted.exit_code, traceback)
+    except (BrokenPipeError, _ReaderGone):
+        _discard_output()
+        return 0
+    except MemoryError:
+        return _fail("Out of memory.", "a smaller --batch-size or --chunk-size, or --workers 1", 1, traceback)
+    except OSError as problem:
+        return _fail(*_system_error(problem), 1, traceback)
     except Exception as problem:
         said = f"Unexpected {type(problem).__name__}: {problem}. This is a defect of rtk."
-        code = _fail(" ".join(said.split()), "the same command with --traceback, and report it", 1, traceback)
-    sys.exit(code)
+        return _fail(said, "the same command with --traceback, and report it", 1, traceback)
+
+
+@contextmanager
+def _stopped_by_signals() -> Iterator[None]:
+    """SIGTERM and a closed terminal stop a command as Ctrl-C does, so that workers and files are left in order."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # Python handles signals in the main thread alone
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    for number, handler in before.items():
+        if handler == signal.SIG_DFL:  # not under nohup, which ignores SIGHUP
+            signal.signal(number, _terminated)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _terminated(signum: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
+
+
+def _usage(problem: click.UsageError) -> RtkError:
+    """A complaint of click in the words of rtk."""
+    where = problem.ctx.command_path if problem.ctx else "rtk"
+    strategy = getattr(problem.ctx.command, "chosen", None) if problem.ctx else None
+    hint = f"{where} --strategy {strategy} --help" if strategy else f"{where} --help"
+    if isinstance(problem, click.NoSuchOption):
+        command = problem.ctx.command if problem.ctx else cli
+        return UnknownName("option", problem.option_name, _spellings(command, problem.ctx), hint)
+    return RtkError(problem.format_message(), hint)
+
+
+def _spellings(command: click.Command, context: click.Context | None) -> list[str]:
+    params = command.params if context is None else command.get_params(context)
+    found = [name for param in params if isinstance(param, click.Option) for name in param.opts]
+    return [name for name in found if name.startswith("--")]
+
+
+def _system_error(problem: OSError) -> tuple[str, str]:
+    where = f" ({problem.filename})" if problem.filename else ""
+    if problem.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"Disk full{where}; what was finished is kept.", "free space, then the same command"
+    return f"{problem.strerror or problem}{where}.", "the same command with --traceback shows where"
+
+
+def _discard_output() -> None:
+    # the reader of a pipe has gone: no error, but what is still buffered must not be written at exit
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _fail(message: str, hint: str | None, code: int, traceback: bool) -> int:
@@ -94,5 +184,7 @@ def _fail(message: str, hint: str | None, code: int, traceback: bool) -> int:
         import traceback as printer
 
         printer.print_exc()
-    click.echo(f"rtk: {message}" + (f" Try: {hint}" if hint else ""), err=True)
+    line = " ".join(f"rtk: {message}{f' Try: {hint}' if hint else ''}".split())
+    # a file name or a message of a plugin may hold anything, also what moves the cursor of a terminal
+    click.echo("".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in line), err=True)
     return code

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,30 +11,35 @@ from ..config import read_toml
 from ..errors import BadValue
 from ..registry import Registry
 from ..request import RunOptions, build
-from .options import options, value_after
+from .options import check_values, chosen, options
 
-OWN = ("strategy", "config", "force", "quiet")
+EXAMPLE = "rtk finetune --strategy rift, or rtk strategies for the list"
 
 
 class _Finetune(click.Command):
     """Adds the strategy's options before parsing, and shows them in a section of their own."""
 
+    chosen: str | None = None
+    specific: tuple[click.Option, ...] = ()
+
     def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> click.Context:
-        name = _strategy(args)
-        self.params = [param for param in self.params if param.name in OWN] + list(options(RunOptions, show_origin=False))
-        self.specific: list[click.Option] = []
-        if name is not None:
-            self.specific = options(Registry().strategy(name).config_type, show_origin=True)
-            self.params += self.specific
-        return super().make_context(info_name, args, parent, **extra)
+        complete = _Finetune(self.name, callback=self.callback, help=self.help)
+        check_values(args, self.params)
+        complete.chosen = _strategy(args)
+        if complete.chosen is None and not {"-h", "--help"} & set(args):
+            raise BadValue("No strategy was named.", EXAMPLE)
+        if complete.chosen is not None:
+            complete.specific = tuple(options(Registry().strategy(complete.chosen).config_type, show_origin=True))
+        complete.params = [*self.params, *complete.specific, *options(RunOptions, show_origin=False)]
+        context = click.Context(complete, info_name=info_name, parent=parent, **extra)
+        check_values(args, complete.get_params(context))
+        with context.scope(cleanup=False):
+            complete.parse_args(context, args)
+        return context
 
     def format_options(self, context: click.Context, formatter: click.HelpFormatter) -> None:
-        names = {param.name for param in self.specific}
-        sections = {
-            "Run": [param for param in self.get_params(context) if param.name not in names],
-            f"Strategy {_strategy(sys.argv) or ''}": self.specific,
-        }
-        for title, params in sections.items():
+        others = [param for param in self.get_params(context) if param not in self.specific]
+        for title, params in ((f"Options of {self.chosen}", self.specific), ("Options of every run", others)):
             records = [record for param in params if (record := param.get_help_record(context))]
             if records:
                 with formatter.section(title):
@@ -46,12 +50,16 @@ class _Finetune(click.Command):
 
 
 def _strategy(arguments: list[str]) -> str | None:
-    named = value_after(arguments, "--strategy") or value_after(arguments, "-s")
-    file = value_after(arguments, "--config")
-    if named is None and file is not None:
-        found = read_toml(Path(file)).get("strategy")
-        named = found if isinstance(found, str) else None
-    return named
+    """The strategy that the command line names, or else its configuration file."""
+    named, file = chosen(arguments, "--strategy", "-s"), chosen(arguments, "--config")
+    return _named(read_toml(Path(file))) if named is None and file is not None else named
+
+
+def _named(file: dict[str, Any]) -> str | None:
+    name = file.get("strategy")
+    if name is not None and not isinstance(name, str):
+        raise BadValue(f"strategy: needs a name, got {name!r} in the configuration file.", 'strategy = "rift"')
+    return name
 
 
 @click.command(cls=_Finetune, name="finetune")
@@ -59,7 +67,8 @@ def _strategy(arguments: list[str]) -> str | None:
 @click.option("--config", metavar="FILE", help="TOML file with any of these options; flags win over it.")
 @click.option("--force", is_flag=True, help="Replace the run that the run directory holds.")
 @click.option("--quiet", is_flag=True, help="No progress, only the table.")
-def command(strategy: str | None, config: str | None, force: bool, quiet: bool, **flags: Any) -> None:
+@click.pass_obj
+def command(typed: list[str], strategy: str | None, config: str | None, force: bool, quiet: bool, **flags: Any) -> None:
     """Fine-tune a backbone with a strategy, then evaluate source and result in the same way.
 
     \b
@@ -67,20 +76,15 @@ def command(strategy: str | None, config: str | None, force: bool, quiet: bool, 
     rtk finetune --strategy linear-probe --dataset signs --epochs 5
     """
     file = read_toml(Path(config)) if config else {}
-    name = strategy or file.get("strategy")
-    if not isinstance(name, str):
-        raise BadValue("No strategy was named.", "rtk finetune --strategy rift, or rtk strategies for the list")
+    name = strategy or _named(file)
+    assert name is not None, "make_context has refused it"
+    file.pop("strategy", None)
     request = build(name, {key: value for key, value in flags.items() if value is not None}, file)
 
     from ..finetune import finetune
-    from ..progress import Silent
-    from .display import Live
+    from .display import live
     from .table import print_result
 
-    typed = ["rtk", *sys.argv[1:]]
-    if quiet:
-        result = finetune(request, force=force, progress=Silent(), command=typed)
-    else:
-        with Live() as live:
-            result = finetune(request, force=force, progress=live, command=typed)
+    with live(quiet) as progress:
+        result = finetune(request, force=force, progress=progress, command=typed)
     print_result(result, request.directory)

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import typing
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Sequence
+from itertools import zip_longest
+from pathlib import Path
 
 import click
 from pydantic.fields import FieldInfo
 
-from ..config import Config, bounds, flag, origin
+from ..config import Config, bounds, choices, default, flag, members_of, origin
+from ..errors import BadValue
+
+LONGEST = 20
+"""Characters of a list of choices that still stands beside its option."""
 
 
 def options(kind: type[Config], *, show_origin: bool) -> list[click.Option]:
@@ -25,38 +30,54 @@ def _option(name: str, field: FieldInfo, show_origin: bool) -> click.Option:
 
 
 def describe(field: FieldInfo, show_origin: bool = True) -> str:
-    """Help text: what it is, what is allowed, the default and where that comes from."""
-    facts = [f"default {show(field.default)}"] if not field.is_required() else ["required"]
-    if limits := bounds(field):
-        facts.insert(0, limits)
-    if show_origin and origin(field):
-        facts.append(f"origin: {origin(field)}")
-    return f"{field.description} [{'; '.join(facts)}]"
+    """Help text: what it is, the default and where that comes from, and what is allowed.
 
-
-def show(value: Any) -> str:
-    """A value as it would be typed."""
-    if value is None:
-        return "none"
-    if isinstance(value, tuple | list):
-        return ",".join(map(str, value))
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    A default of None says nothing: the sentence before it tells what happens then.
+    """
+    facts = []
+    if field.is_required():
+        facts.append("required")
+    elif default(field) != "none" or show_origin:
+        facts.append(f"default {default(field)}" + (f" ({origin(field)})" if show_origin and origin(field) else ""))
+    if (limits := bounds(field)) and limits != _metavar(field).replace("|", " | "):
+        facts.append(f"allowed: {limits}")
+    return f"{field.description or ''} [{'; '.join(facts)}]".replace(" []", "").strip()
 
 
 def _metavar(field: FieldInfo) -> str:
-    members = [field.annotation, *typing.get_args(field.annotation)]
-    for member, name in ((int, "N"), (float, "X")):
-        if member in members:
-            return name
-    return "A,B,.." if any(typing.get_origin(member) is tuple for member in members) else "VALUE"
+    listed = "|".join(choices(field))
+    if listed:
+        return listed if len(listed) <= LONGEST else "NAME"
+    members = members_of(field.annotation)
+    if any(typing.get_origin(member) is tuple for member in members):
+        return "A,B,.."
+    return next((name for kind, name in ((int, "N"), (float, "X"), (Path, "PATH")) if kind in members), "TEXT")
 
 
-def value_after(arguments: Iterable[str], name: str) -> str | None:
-    """The value of `--name VALUE` or `--name=VALUE` in a raw command line; the last one counts."""
-    found, listed = None, list(arguments)
-    for position, argument in enumerate(listed):
-        if argument == name and position + 1 < len(listed):
-            found = listed[position + 1]
-        elif argument.startswith(name + "="):
-            found = argument.split("=", 1)[1]
+def values_of(arguments: Sequence[str], names: Sequence[str]) -> list[str]:
+    """The values of an option in a raw command line, as `--name VALUE`, `--name=VALUE`, `-n VALUE` or `-nVALUE`."""
+    found: list[str] = []
+    for position, argument in enumerate(arguments):
+        for name in names:
+            if argument == name:
+                found += arguments[position + 1 : position + 2]
+            elif name.startswith("--") and argument.startswith(name + "="):
+                found.append(argument.removeprefix(name + "="))
+            elif not name.startswith("--") and not argument.startswith("--") and argument.startswith(name):
+                found.append(argument.removeprefix(name))
     return found
+
+
+def check_values(arguments: Sequence[str], params: Sequence[click.Parameter]) -> None:
+    """BadValue when an option stands without its value; click would take the next option for it."""
+    takes = {param: isinstance(param, click.Option) and not param.is_flag and not param.count for param in params}
+    spellings = {name: takes[param] for param in params for name in (*param.opts, *param.secondary_opts)}
+    for argument, following in zip_longest(arguments, arguments[1:]):
+        if spellings.get(argument) and (following is None or following.split("=")[0] in spellings):
+            raise BadValue(f"{argument}: a value is missing.", f"{argument} VALUE")
+
+
+def chosen(arguments: Sequence[str], *names: str) -> str | None:
+    """The last value of an option in a raw command line, or None."""
+    found = values_of(arguments, names)
+    return found[-1] if found else None

@@ -6,12 +6,14 @@ from pathlib import Path
 
 import click
 
+from ..errors import BadValue
+
 
 @click.command(name="show")
-@click.argument("directory", type=click.Path(path_type=Path))
+@click.argument("directory", type=click.Path(path_type=Path), required=False)
 @click.option("--json", "as_json", is_flag=True, help="The whole result as JSON.")
 @click.option("--schema", is_flag=True, help="The JSON schema of results instead.")
-def command(directory: Path, as_json: bool, schema: bool) -> None:
+def command(directory: Path | None, as_json: bool, schema: bool) -> None:
     """Show the result of the run in DIRECTORY."""
     import json
 
@@ -20,6 +22,8 @@ def command(directory: Path, as_json: bool, schema: bool) -> None:
     if schema:
         click.echo(json.dumps(results.schema(), indent=2))
         return
+    if directory is None:
+        raise BadValue("No run directory was named.", "rtk show runs/NAME; ls runs")
     result = results.read(directory / "result.json")
     if as_json:
         click.echo(result.model_dump_json(indent=2))

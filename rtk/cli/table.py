@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -15,7 +16,9 @@ TITLES = {"clean": "clean", "pgd20": "PGD-20", "autoattack": "AutoAttack"}
 def print_result(result: Result, directory: Path) -> None:
     """Source row, strategy row, their difference, and where everything lies."""
     console = Console()
-    table = Table(title=_title(result), title_justify="left", caption=_caption(), caption_justify="left")
+    # not rich's own title and caption: those are wrapped to the width of the table
+    console.print(_title(result), markup=False, highlight=False, soft_wrap=True)
+    table = Table()
     table.add_column("accuracy, %")
     items = list(result.rows[0].scores)
     for item in items:
@@ -26,10 +29,8 @@ def print_result(result: Result, directory: Path) -> None:
         table.add_section()
         table.add_row("difference", *[_change(result.changes[item]) for item in items])
     console.print(table)
-    if "chosen" in result.report:
-        console.print(f"Module: {', '.join(result.report['chosen'])}", highlight=False, end="")
-        console.print(f"; alpha = {result.report['alpha']:g}" if "alpha" in result.report else "", highlight=False)
-    console.print(f"Run directory: {directory}", highlight=False, soft_wrap=True)
+    for line in (*_notes(result), *_reported(result.report), f"Run directory: {directory}"):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def _title(result: Result) -> str:
@@ -40,11 +41,25 @@ def _title(result: Result) -> str:
     )
 
 
-def _caption() -> str:
-    return (
-        "[..] 95 % interval: Wilson for an accuracy, paired (Bonett & Price) for a difference,\n"
-        "with the images that became right (+) and wrong (-). AutoAttack is run on fewer images."
-    )
+def _notes(result: Result) -> list[str]:
+    """What the numbers of this table mean."""
+    notes = ["[..] 95 % interval: Wilson for an accuracy, paired (Bonett & Price) for a difference."]
+    if result.changes:
+        notes.append("+N -N: images that became right and wrong.")
+    if len({score.n for row in result.rows for score in row.scores.values()}) > 1:
+        notes.append("AutoAttack is run on fewer images.")
+    return notes
+
+
+def _reported(report: dict[str, Any]) -> list[str]:
+    """What a strategy says that it chose; its values can be of any kind."""
+    facts = {"Module": report.get("chosen"), "alpha": report.get("alpha")}
+    found = [f"{name}: {_text(value)}" for name, value in facts.items() if value is not None]
+    return ["; ".join(found)] if found else []
+
+
+def _text(value: object) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
 def _score(score: Score) -> str:
@@ -52,4 +67,5 @@ def _score(score: Score) -> str:
 
 
 def _change(change: Change) -> str:
-    return f"{100 * change.value:+.2f} [{100 * change.low:+.1f}, {100 * change.high:+.1f}]\n+{change.gained} -{change.lost}"
+    interval = f"[{100 * change.low:+.1f}, {100 * change.high:+.1f}]"
+    return f"{100 * change.value:+.2f} {interval}\n+{change.gained} -{change.lost}"
