@@ -44,7 +44,12 @@ def main() -> None:
         "dataset": "fashion",
         "sha256": files.sha256(weights),
         "licence": "MIT",
-        "recipe": {"strategy": result.strategy["name"], "dataset": result.dataset["uri"], "seed": result.seed, **options},
+        "recipe": {
+            "strategy": result.strategy["name"],
+            "dataset": result.dataset["uri"],
+            "seed": result.seed,
+            **options,
+        },
         "figures": {item: {"correct": score.correct, "n": score.n} for item, score in scores.items()},
     }
     files.write_json(ASSETS / f"{NAME}.json", description)

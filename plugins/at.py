@@ -18,12 +18,22 @@ class ATConfig(rtk.Config):
     momentum: float = rtk.option(0.9, "Momentum of SGD.", origin="TWINS code", ge=0, lt=1)
     weight_decay: float = rtk.option(1e-5, "Weight decay.", origin="TWINS code (CIFAR)", ge=0)
     batch_size: int = rtk.option(128, "Images per step.", origin="TWINS code", ge=1)
-    schedule: Literal["step", "cosine"] = rtk.option("step", "step: rate times 0.1 at the milestones; cosine: to zero.", origin="TWINS code: step")  # fmt: skip
-    milestones: tuple[int, ...] = rtk.option((30, 50), "Epochs at which the rate is multiplied by 0.1.", origin="TWINS code")  # fmt: skip
+    schedule: Literal["step", "cosine"] = rtk.option(
+        "step", "step: rate times 0.1 at the milestones; cosine: to zero.", origin="TWINS code: step"
+    )
+    milestones: tuple[int, ...] = rtk.option(
+        (30, 50), "Epochs at which the rate is multiplied by 0.1.", origin="TWINS code"
+    )
     warmup: float = rtk.option(0.0, "Epochs of linear rise of the rate.", origin="TWINS code: none", ge=0)
-    attack_steps: int = rtk.option(10, "PGD steps of the training attack; 0 trains on clean images.", origin="TWINS code", ge=0)  # fmt: skip
-    step_size: float | None = rtk.option(None, "PGD step in pixels of [0, 1]; by default eps/4.", origin="TWINS code: 0.00784 at 0.0314", gt=0)  # fmt: skip
-    select_steps: int = rtk.option(10, "PGD steps of the robust validation accuracy that selects the epoch.", origin="TWINS code", ge=0)  # fmt: skip
+    attack_steps: int = rtk.option(
+        10, "PGD steps of the training attack; 0 trains on clean images.", origin="TWINS code", ge=0
+    )
+    step_size: float | None = rtk.option(
+        None, "PGD step in pixels of [0, 1]; by default eps/4.", origin="TWINS code: 0.00784 at 0.0314", gt=0
+    )
+    select_steps: int = rtk.option(
+        10, "PGD steps of the robust validation accuracy that selects the epoch.", origin="TWINS code", ge=0
+    )
     augment: str = rtk.option("auto", "Augmentation.", origin="rtk", pattern="^(auto|none|crop|crop-flip)$")
 
 

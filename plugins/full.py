@@ -16,7 +16,11 @@ class FullConfig(rtk.Config):
     momentum: float = rtk.option(0.9, "Momentum of SGD.", origin="published code", ge=0, lt=1)
     weight_decay: float = rtk.option(5e-4, "Weight decay.", origin="published code", ge=0)
     batch_size: int = rtk.option(64, "Images per step.", origin="published code", ge=1)
-    milestones: tuple[int, ...] = rtk.option((5, 8), "Epochs at which the rate is multiplied by 0.1.", origin="rtk; every third of training in the published code")  # fmt: skip
+    milestones: tuple[int, ...] = rtk.option(
+        (5, 8),
+        "Epochs at which the rate is multiplied by 0.1.",
+        origin="rtk; every third of training in the published code",
+    )
     augment: str = rtk.option("auto", "Augmentation.", origin="rtk", pattern="^(auto|none|crop|crop-flip)$")
 
 

@@ -16,10 +16,20 @@ class LinearProbeConfig(rtk.Config):
     momentum: float = rtk.option(0.9, "Momentum of SGD.", origin="RobustSSL benchmark code", ge=0, lt=1)
     weight_decay: float = rtk.option(2e-4, "Weight decay.", origin="RobustSSL benchmark code", ge=0)
     batch_size: int = rtk.option(128, "Images per step.", origin="rtk; 512 in the RobustSSL benchmark", ge=1)
-    milestones: tuple[int, ...] = rtk.option((15, 20), "Epochs at which the rate is multiplied by 0.1.", origin="RobustSSL benchmark code")  # fmt: skip
-    adversarial: bool = rtk.option(False, "Train the classifier on PGD examples (ALF) instead of clean images (SLF).", origin="RobustSSL benchmark: both")  # fmt: skip
-    attack_steps: int = rtk.option(10, "PGD steps, where adversarial; the step size is eps/4.", origin="RobustSSL benchmark code", ge=0)  # fmt: skip
-    adapt_statistics: bool = rtk.option(False, "Let BatchNorm adapt to the new data, as Salman et al. do.", origin="RobustSSL benchmark code")  # fmt: skip
+    milestones: tuple[int, ...] = rtk.option(
+        (15, 20), "Epochs at which the rate is multiplied by 0.1.", origin="RobustSSL benchmark code"
+    )
+    adversarial: bool = rtk.option(
+        False,
+        "Train the classifier on PGD examples (ALF) instead of clean images (SLF).",
+        origin="RobustSSL benchmark: both",
+    )
+    attack_steps: int = rtk.option(
+        10, "PGD steps, where adversarial; the step size is eps/4.", origin="RobustSSL benchmark code", ge=0
+    )
+    adapt_statistics: bool = rtk.option(
+        False, "Let BatchNorm adapt to the new data, as Salman et al. do.", origin="RobustSSL benchmark code"
+    )
     augment: str = rtk.option("auto", "Augmentation.", origin="rtk", pattern="^(auto|none|crop|crop-flip)$")
 
 

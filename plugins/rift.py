@@ -5,9 +5,9 @@ critical one on clean images of the same data, and interpolating the weights bac
 accuracy without giving up robustness.
 
     step 1  criticality of every module: how much the loss on adversarial images can rise when that module's weights
-            move within a ball of relative radius epsilon                                    (Definition 3.1, Algorithm 1)
-    step 2  fine-tune the least critical module on clean images                              (Eq. 8)
-    step 3  interpolate between source and fine-tuned weights; keep the best alpha that costs no robustness  (Eq. 9)
+            move within a ball of relative radius epsilon                                  (Definition 3.1, Algorithm 1)
+    step 2  fine-tune the least critical module on clean images                            (Eq. 8)
+    step 3  interpolate between source and fine-tuned weights; keep the best alpha that costs no robustness (Eq. 9)
 """
 
 from __future__ import annotations
@@ -20,30 +20,63 @@ import rtk
 from rtk.lazy import F, nn, torch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from torch import Tensor
 
     Batches = list[tuple[Tensor, Tensor]]
 
 
 class RiftConfig(rtk.Config):
-    epsilon: float = rtk.option(0.1, "Radius of the weight ball, relative to the norm of the module's weights.", origin="paper, section 4.1", ge=0, le=1)  # fmt: skip
-    ascent: Literal["relative", "code"] = rtk.option("relative", "Weight ascent: steps relative to the norm of the weights; or SGD with rate 1 as published.", origin="rtk; published code: code")  # fmt: skip
-    ascent_steps: int = rtk.option(10, "Ascent steps T: full gradients, or passes of SGD.", origin="paper, section 4.1", ge=1)
-    criticality_images: int = rtk.option(1000, "Training images whose adversarial examples measure criticality.", origin="rtk; published code: the whole test split", ge=1)  # fmt: skip
-    attack_steps: int = rtk.option(10, "PGD steps, for criticality and for choosing alpha; step size eps/4.", origin="paper, section 4.1", ge=0)  # fmt: skip
-    module: str = rtk.option("least", "Module to fine-tune: least, most, all, last, or names joined by commas.", origin="paper, Algorithm 1: least")  # fmt: skip
+    epsilon: float = rtk.option(
+        0.1,
+        "Radius of the weight ball, relative to the norm of the module's weights.",
+        origin="paper, section 4.1",
+        ge=0,
+        le=1,
+    )
+    ascent: Literal["relative", "code"] = rtk.option(
+        "relative",
+        "Weight ascent: steps relative to the norm of the weights; or SGD with rate 1 as published.",
+        origin="rtk; published code: code",
+    )
+    ascent_steps: int = rtk.option(
+        10, "Ascent steps T: full gradients, or passes of SGD.", origin="paper, section 4.1", ge=1
+    )
+    criticality_images: int = rtk.option(
+        1000,
+        "Training images whose adversarial examples measure criticality.",
+        origin="rtk; published code: the whole test split",
+        ge=1,
+    )
+    attack_steps: int = rtk.option(
+        10, "PGD steps, for criticality and for choosing alpha; step size eps/4.", origin="paper, section 4.1", ge=0
+    )
+    module: str = rtk.option(
+        "least",
+        "Module to fine-tune: least, most, all, last, or names joined by commas.",
+        origin="paper, Algorithm 1: least",
+    )
     top: int = rtk.option(1, "How many modules to fine-tune, with least or most.", origin="paper, section 4.3", ge=1)
     epochs: int = rtk.option(10, "Epochs of fine-tuning.", origin="paper, section 4.1", ge=0)
-    lr: float = rtk.option(0.01, "Initial learning rate of SGD.", origin="rtk; paper: 0.001, to be tuned per network", gt=0)
+    lr: float = rtk.option(
+        0.01, "Initial learning rate of SGD.", origin="rtk; paper: 0.001, to be tuned per network", gt=0
+    )
     momentum: float = rtk.option(0.9, "Momentum of SGD.", origin="paper, section 4.1", ge=0, lt=1)
     weight_decay: float = rtk.option(5e-4, "Weight decay.", origin="published code", ge=0)
     batch_size: int = rtk.option(128, "Images per step.", origin="published code", ge=1)
-    milestones: tuple[int, ...] = rtk.option((5,), "Epochs at which the rate is multiplied by 0.1.", origin="published code")  # fmt: skip
-    buffers: Literal["frozen", "drift"] = rtk.option("frozen", "BatchNorm statistics during fine-tuning: the source's, or adapting everywhere.", origin="paper's text: frozen; published code: drift")  # fmt: skip
-    alphas: int = rtk.option(10, "Steps of the interpolation grid: alpha = 0, 1/n, ..., 1.", origin="published code", ge=1)
-    tolerance: float = rtk.option(0.1, "Robust validation accuracy that may be given up, in percentage points.", origin="paper, section 3.4", ge=0)  # fmt: skip
+    milestones: tuple[int, ...] = rtk.option(
+        (5,), "Epochs at which the rate is multiplied by 0.1.", origin="published code"
+    )
+    buffers: Literal["frozen", "drift"] = rtk.option(
+        "frozen",
+        "BatchNorm statistics during fine-tuning: the source's, or adapting everywhere.",
+        origin="paper's text: frozen; published code: drift",
+    )
+    alphas: int = rtk.option(
+        10, "Steps of the interpolation grid: alpha = 0, 1/n, ..., 1.", origin="published code", ge=1
+    )
+    tolerance: float = rtk.option(
+        0.1, "Robust validation accuracy that may be given up, in percentage points.", origin="paper, section 3.4", ge=0
+    )
     augment: str = rtk.option("auto", "Augmentation.", origin="rtk", pattern="^(auto|none|crop|crop-flip)$")
 
 
@@ -59,12 +92,12 @@ class Rift(rtk.Strategy):
     )
     departures = (
         "Criticality is measured on adversarial images of the training split; the published code uses the test split.",
-        "The ascent is relative to the norm of the weights, so that rescaling a layer changes nothing, and keeps the best"
+        "The ascent is relative to the norm of the weights, so that rescaling a layer changes nothing; it keeps the best"
         " perturbation, including none; the paper stops at the first violation of the ball, and the published code uses"
         " SGD with rate 1 (--ascent code).",
         "BatchNorm statistics are frozen, as the paper's text says; in the published code they drift in every layer"
         " (--buffers drift).",
-        "The module is chosen by the smallest criticality, as in Algorithm 1; the published code leaves it to the user.",
+        "The module of smallest criticality is chosen, as in Algorithm 1; the published code leaves it to the user.",
         "Epoch and alpha are selected on a validation split; the published code selects both on the test split.",
         "The learning rate is 0.01 here and 0.001 in the paper, which says that it must be tuned per network.",
     )
@@ -84,7 +117,7 @@ class Rift(rtk.Strategy):
 
     def choose(self, model: nn.Module, run: rtk.Run) -> list[str]:
         """Names of the weight tensors to fine-tune, by criticality unless they are named."""
-        unused = run.structure.parameters_in(run.structure.unused)  # some published networks carry layers that never run
+        unused = run.structure.parameters_in(run.structure.unused)  # some networks carry layers that never run
         names = [name for name in modules(model) if name not in unused]
         wanted = self.config.module
         if wanted == "all":
@@ -286,7 +319,7 @@ def project(delta: Tensor, radius: float) -> Tensor:
 
 
 def mix(source: dict[str, Tensor], target: dict[str, Tensor], alpha: float) -> dict[str, Tensor]:
-    """(1 - alpha) source + alpha target, parameters and buffers; exact at both ends and where nothing changed (Eq. 9)."""
+    """(1 - alpha) source + alpha target, parameters and buffers; exact at both ends and where nothing moved (Eq. 9)."""
     if alpha in (0, 1):
         return dict(source if alpha == 0 else target)
     return {

@@ -121,7 +121,12 @@ class Attack:
 
 
 def pgd(
-    threat: Threat, *, steps: int = 10, step_size: float | None = None, random_start: bool = True, name: str | None = None
+    threat: Threat,
+    *,
+    steps: int = 10,
+    step_size: float | None = None,
+    random_start: bool = True,
+    name: str | None = None,
 ) -> Attack:
     """Projected gradient descent on the cross-entropy (Madry et al., ICLR 2018); the last iterate is returned.
 
@@ -155,7 +160,9 @@ def autoattack(threat: Threat, classes: int) -> tuple[Attack, ...]:
     if threat.norm != "Linf":
         raise BadValue("AutoAttack is available for Linf; got L2.", "--suite clean,pgd20")
     if classes < 4:
-        raise BadValue(f"AutoAttack needs 4 classes or more for its targeted loss; got {classes}.", "--suite clean,pgd20")
+        raise BadValue(
+            f"AutoAttack needs 4 classes or more for its targeted loss; got {classes}.", "--suite clean,pgd20"
+        )
     targets = min(9, classes - 1)
 
     def component(name: str, kind: str, cost: int, **settings: Any) -> Attack:

@@ -11,6 +11,7 @@ Why the pins of setup.cfg are as they are:
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import metadata
@@ -31,7 +32,7 @@ class Check:
 
 def checks() -> Iterator[Check]:
     """All checks, in the order in which one depends on another."""
-    yield _check("python", _python, "install Python 3.11 or newer")
+    yield Check("python", True, platform.python_version())
     for name, use, remedy in (
         ("torch", _torch, "pip install torch"),
         ("torchvision", _torchvision, "pip install --force-reinstall torch torchvision"),
@@ -53,15 +54,6 @@ def _check(name: str, use: Callable[[], str], remedy: str, optional: bool = Fals
         return Check(name, True, use(), optional=optional)
     except Exception as problem:  # whatever a broken dependency raises is what the user wants to read
         return Check(name, False, f"{type(problem).__name__}: {problem}".splitlines()[0][:200], remedy, optional)
-
-
-def _python() -> str:
-    import platform
-    import sys
-
-    if sys.version_info < (3, 11):
-        raise RuntimeError(f"Python {platform.python_version()} is too old")
-    return platform.python_version()
 
 
 def _torch() -> str:

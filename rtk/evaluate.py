@@ -31,7 +31,7 @@ from .data import Dataset, open_dataset
 from .errors import BadData, RunFailed
 from .progress import Progress
 from .seeds import derive
-from .suite import ITEMS, Suite
+from .suite import Suite
 from .threat import Threat
 
 VERSION = 1
@@ -174,7 +174,7 @@ def evaluate(
         workers: processes on a CPU; by default one per core. On a GPU the chunks run one after another in this process.
 
     Returns:
-        For each subject and item: {"indices", "labels", "clean", attack name, ...}, lists of equal length in test order.
+        For each subject and item {"indices", "labels", "clean", attack name, ...}: lists of one length, in test order.
     """
     jobs = [(subject, chunk) for subject in subjects for chunk in _chunks(subject)]
     waiting = [job for job in jobs if not _path(*job).exists()]
@@ -236,7 +236,9 @@ def _load(subject: Subject) -> tuple[nn.Module, Dataset, Tensor]:
     data = open_dataset(subject.dataset, root=subject.root, image_size=subject.image_size)
     labels = data.split("test").labels
     if int(labels.max()) >= data.num_classes:
-        raise BadData(f"{subject.dataset}: test labels reach {int(labels.max())}, but there are {data.num_classes} classes.")
+        raise BadData(
+            f"{subject.dataset}: test labels reach {int(labels.max())}, but there are {data.num_classes} classes."
+        )
     return model, data, order_of(labels, subject.suite.seed)
 
 
@@ -330,5 +332,3 @@ def _drain(ticks: Any, advance: Callable[[float], None]) -> None:
             advance(ticks.get_nowait())
         except queue.Empty:
             return
-
-

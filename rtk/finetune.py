@@ -7,7 +7,6 @@ started from, be finite, and are read again from disk before they are judged.
 from __future__ import annotations
 
 import copy
-import hashlib
 import inspect
 import time
 from dataclasses import asdict
@@ -23,7 +22,7 @@ from torch import Tensor, nn
 from . import environment, files, results, rundir
 from .backbones import Backbone, Classifier, describe, hash_state, open_backbone
 from .data import Dataset, open_dataset
-from .errors import Interrupted, PluginError, Refusal, RtkError
+from .errors import Interrupted, PluginError, RtkError
 from .evaluate import Subject, evaluate, identities
 from .progress import Progress, Silent
 from .request import Request
@@ -70,7 +69,7 @@ class Host:
     def finetune(self, force: bool, command: list[str]) -> Result:
         request = self.request
         try:
-            with rundir.claim(self.directory, request.describe(), force=force):
+            with rundir.claim(self.directory, {**request.describe(), "inputs": self._inputs()}, force=force):
                 files.write_json(self.directory / "environment.json", environment.describe(self.device))
                 save_network(self.directory / "source", self.backbone, self.backbone.model)
                 begun = time.monotonic()
@@ -87,6 +86,15 @@ class Host:
             raise Interrupted(
                 f"Interrupted; what was finished is kept in {self.directory}.", "the same command goes on from there"
             ) from None
+
+    def _inputs(self) -> dict[str, Any]:
+        """What a run was begun with; a run goes on only with the same weights, data and code."""
+        return {
+            "rtk": environment.version(),
+            "strategy_source": _source_hash(self.request),
+            "weights": hash_state(self.backbone.model.native_state()),
+            **{name: self.data.split(name).sha256 for name in ("train", "val")},
+        }
 
     def _tune(self) -> Classifier:
         """Run the strategy in quarantine and check what it returns."""
@@ -187,7 +195,8 @@ class Host:
             changes=changes,
             report=files.read_json(report) if report.exists() else {},
             trained=_trained(
-                load_file(self.directory / "source" / "model.safetensors"), load_file(self.directory / "model.safetensors")
+                load_file(self.directory / "source" / "model.safetensors"),
+                load_file(self.directory / "model.safetensors"),
             ),
             seconds=seconds,
             environment=files.read_json(self.directory / "environment.json"),
@@ -196,12 +205,6 @@ class Host:
 
 def _open_backbone(request: Request, data: Dataset) -> Backbone:
     options = request.options
-    if request.strategy.setting == "source" and request.new_data:
-        raise Refusal(
-            f"{request.strategy.name} fine-tunes on the data that the backbone was trained on;"
-            f" {options.backbone} was not trained on {request.dataset}.",
-            "leave out --dataset, or choose a strategy for new data: rtk strategies",
-        )
     return open_backbone(
         options.backbone,
         weights=options.weights,
@@ -228,7 +231,13 @@ def _scores(subject: Subject, verdicts: dict[str, dict[str, list[Any]]]) -> dict
         estimate = Estimate(sum(final), len(final))
         low, high = estimate.interval
         scores[item] = Score(
-            correct=estimate.correct, n=estimate.n, accuracy=estimate.value, low=low, high=high, after=after, identity=found
+            correct=estimate.correct,
+            n=estimate.n,
+            accuracy=estimate.value,
+            low=low,
+            high=high,
+            after=after,
+            identity=found,
         )
     return scores
 
@@ -246,24 +255,34 @@ def _changes(before: dict[str, dict[str, list[Any]]], after: dict[str, dict[str,
     found = {item: paired(_final(before[item]), _final(after[item])) for item in before}
     return {
         item: Change(
-            value=one.value, low=one.interval[0], high=one.interval[1], p=one.p, gained=one.gained, lost=one.lost, n=one.n
+            value=one.value,
+            low=one.interval[0],
+            high=one.interval[1],
+            p=one.p,
+            gained=one.gained,
+            lost=one.lost,
+            n=one.n,
         )
         for item, one in found.items()
     }
 
 
 def _describe_strategy(request: Request) -> dict[str, Any]:
-    source = inspect.getsourcefile(request.strategy)
     paper = request.strategy.paper
     return {
         "name": request.strategy.name,
         "plugin": request.plugin.value,
         "distribution": request.plugin.distribution,
         "version": request.plugin.version,
-        "source_sha256": hashlib.sha256(Path(source).read_bytes()).hexdigest() if source else None,
+        "source_sha256": _source_hash(request),
         "config": request.config.model_dump(mode="json"),
         "paper": asdict(paper) if paper else None,
     }
+
+
+def _source_hash(request: Request) -> str | None:
+    source = inspect.getsourcefile(request.strategy)
+    return files.sha256(Path(source)) if source else None
 
 
 def _describe_backbone(backbone: Backbone) -> dict[str, Any]:

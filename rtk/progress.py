@@ -33,4 +33,3 @@ class Silent:
 
     def advance(self, amount: float = 1, note: str = "") -> None:
         pass
-

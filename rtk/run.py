@@ -62,7 +62,12 @@ class Run:
         return derive(self.seed, *keys)
 
     def attack(
-        self, *, steps: int = 10, step_size: float | None = None, random_start: bool = True, threat: Threat | None = None
+        self,
+        *,
+        steps: int = 10,
+        step_size: float | None = None,
+        random_start: bool = True,
+        threat: Threat | None = None,
     ) -> Attack:
         """PGD within the run's threat; call it as `attack(model, images, labels, seed=step.seed)`."""
         return pgd(threat or self.threat, steps=steps, step_size=step_size, random_start=random_start)

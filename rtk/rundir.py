@@ -89,7 +89,10 @@ def _admit(directory: Path, config: Mapping[str, Any], force: bool) -> None:
     if force:
         return
     if found != config:
-        raise RunExists(f"{directory} holds a run with other settings.", "--force to replace it, or --out ANOTHER_DIR")
+        raise RunExists(
+            f"{directory} holds a run with other settings ({_difference(found, config)}).",
+            "--force to replace it, or --out ANOTHER_DIR",
+        )
     if (directory / RESULT).exists():
         raise RunExists(f"{directory} already holds this result.", f"rtk show {directory}; --force runs it again")
 
@@ -110,7 +113,18 @@ def _config(directory: Path) -> Any:
         found = files.read_json(directory / CONFIG)
     except BadData:
         return None
-    return found if isinstance(found, dict) and set(found) == {"strategy", "config", "options"} else None
+    return found if isinstance(found, dict) and set(found) >= {"strategy", "config", "options"} else None
+
+
+def _difference(found: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
+    """The first setting in which two requests differ, in words."""
+    for key in sorted({*found, *asked}):
+        old, new = found.get(key), asked.get(key)
+        if isinstance(old, Mapping) and isinstance(new, Mapping) and old != new:
+            return _difference(old, new)
+        if old != new:
+            return f"{key}: {str(old)[:40]} there, {str(new)[:40]} asked"
+    return "none"
 
 
 def _prepare(directory: Path, config: Mapping[str, Any], force: bool) -> None:

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from rtk_plugins.at import AT, ATConfig
+from rtk_plugins.full import Full, FullConfig
+from rtk_plugins.linear_probe import LinearProbe, LinearProbeConfig
 from torch import nn
 from torch.nn import functional as F
 
 from rtk.backbones import open_backbone
-from rtk_plugins.at import AT, ATConfig
-from rtk_plugins.full import Full, FullConfig
-from rtk_plugins.linear_probe import LinearProbe, LinearProbeConfig
 
 from .small_run import changed, small_run, snapshot
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -85,9 +86,9 @@ def test_the_cascade_gives_the_reference_verdicts(source, images) -> None:
 
 
 def test_B10_robust_is_never_above_clean_and_attacks_only_take_away(source, images) -> None:
-    verdicts = judge(source.model, *images, attacks_of("autoattack", EPS, 10)[:1] + (pgd(EPS, steps=20),), seed=0)
+    verdicts = judge(source.model, *images, (*attacks_of("autoattack", EPS, 10)[:1], pgd(EPS, steps=20)), seed=0)
     rows = list(verdicts.values())
-    for before, after in zip(rows, rows[1:], strict=False):
+    for before, after in pairwise(rows):
         assert all(old or not new for old, new in zip(before, after, strict=True))
 
 
@@ -168,7 +169,5 @@ def test_a_chunk_is_a_function_of_its_number_alone(subject: Subject) -> None:
     model, data, order = module._load(subject)
     indices = order[32:48]
     split = data.split("test")
-    again = judge(
-        model, split.images(indices), split.labels[indices], (pgd(EPS, steps=20),), derive(0, "chunk", 2)
-    )
+    again = judge(model, split.images(indices), split.labels[indices], (pgd(EPS, steps=20),), derive(0, "chunk", 2))
     assert chunk["pgd20"] == again["pgd20"] == found["pgd20"]["pgd20"][32:48]

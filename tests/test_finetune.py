@@ -61,7 +61,14 @@ def making(change) -> type[rtk.Strategy]:
 def test_a_run_directory_is_complete(tmp_path: Path) -> None:
     result = finetune(request(Nudge, tmp_path), command=["rtk", "finetune"])
     names = {path.name for path in tmp_path.iterdir()}
-    assert names >= {"config.json", "environment.json", "report.json", "backbone.json", "model.safetensors", "result.json"}
+    assert names >= {
+        "config.json",
+        "environment.json",
+        "report.json",
+        "backbone.json",
+        "model.safetensors",
+        "result.json",
+    }
     assert results.read(tmp_path / "result.json") == result
     assert [row.name for row in result.rows] == ["source", "nudge"]
     assert result.trained["changed"] == ["fc.bias"] and result.report == {"chosen": ["fc.bias"]}

@@ -10,12 +10,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rtk_plugins import rift
+from rtk_plugins.rift import Losses, Rift, RiftConfig, code_ascent, mix, modules, project, relative_ascent, select
 from torch import nn
 
 from rtk import Refusal, UnknownName
 from rtk.backbones import Classifier, open_backbone
-from rtk_plugins import rift
-from rtk_plugins.rift import Losses, Rift, RiftConfig, code_ascent, mix, modules, project, relative_ascent, select
+
 from .small_run import changed, small_run, snapshot
 
 QUICK = {"criticality_images": 32, "ascent_steps": 2, "attack_steps": 2, "epochs": 1, "alphas": 2}
@@ -149,10 +150,9 @@ def test_R8_the_score_is_the_true_maximum_where_it_is_known() -> None:
 
     class Linear(Losses):
         gradient = torch.tensor([[3.0, 4.0]])
-        weights = {"w": torch.tensor([[1.0, 0.0]])}
 
         def __init__(self) -> None:
-            pass
+            self.weights = {"w": torch.tensor([[1.0, 0.0]])}
 
         def gradients(self, names, weights=None):
             weight = (weights or self.weights)[names[0]]
@@ -211,7 +211,9 @@ def test_the_modules_are_the_linear_maps(source) -> None:
     assert len(names) == 10 and {"conv1.weight", "layer2.0.shortcut.0.weight", "fc.weight"} <= set(names)
 
 
-@pytest.mark.parametrize("name, count", [("timm:vit_tiny_patch16_224", 4 * 12 + 2), ("torchvision:vit_b_16", 4 * 12 + 2)])
+@pytest.mark.parametrize(
+    "name, count", [("timm:vit_tiny_patch16_224", 4 * 12 + 2), ("torchvision:vit_b_16", 4 * 12 + 2)]
+)
 def test_attention_projections_are_modules_and_tokens_are_not(name: str, count: int) -> None:
     names = modules(open_backbone(name, weights="random", classes=10).model)
     assert len(names) == count

@@ -47,7 +47,9 @@ def test_frozen_stays_frozen_through_evaluations_in_between(source, tmp_path: Pa
 
 
 @pytest.mark.parametrize(
-    "statistics, moving", [("update", 9), ("keep", 0), (["layer3.0.bn1", "layer3.0.bn2"], 2)], ids=["update", "keep", "two"]
+    "statistics, moving",
+    [("update", 9), ("keep", 0), (["layer3.0.bn1", "layer3.0.bn2"], 2)],
+    ids=["update", "keep", "two"],
 )
 def test_C15_statistics_move_where_they_should_and_only_there(source, tmp_path, statistics, moving) -> None:
     model = copy.deepcopy(source.model)

@@ -172,7 +172,7 @@ def split_zoo(name: str) -> tuple[str, str, str]:
         raise UnknownName(f"RobustBench threat model of {dataset}", norm, [n for d, n in ZOO if d == dataset])
     if model not in ZOO[dataset, norm]:
         like = [each for each in ZOO[dataset, norm] if model.casefold() in each.casefold()]
-        hint = f"--backbone robustbench:{dataset}/{norm}/{like[0]}" if like else "rtk backbones list"
+        hint = f"--backbone robustbench:{dataset}/{norm}/{like[0]}" if like else "rtk backbones"
         raise UnknownName(f"RobustBench model of {dataset}/{norm}", model, ZOO[dataset, norm], hint)
     return dataset, norm, model
 

@@ -30,6 +30,11 @@ class _BasicBlock(nn.Module):
         return functional.relu(branch + self.shortcut(x))
 
 
+def _stage(channels_in: int, channels: int, stride: int, depth: int) -> nn.Sequential:
+    later = [_BasicBlock(channels, channels, 1) for _ in range(depth - 1)]
+    return nn.Sequential(_BasicBlock(channels_in, channels, stride), *later)
+
+
 class SmallResNet(nn.Module):
     """Stem of stride 2, three stages of one block each, global average pooling, linear classifier.
 
@@ -39,14 +44,20 @@ class SmallResNet(nn.Module):
         in_channels: channels of the images.
     """
 
-    def __init__(self, widths: Sequence[int] = (16, 16, 32, 64), classes: int = 10, in_channels: int = 3):
+    def __init__(
+        self,
+        widths: Sequence[int] = (16, 16, 32, 64),
+        depths: Sequence[int] = (1, 1, 3),
+        classes: int = 10,
+        in_channels: int = 3,
+    ):
         super().__init__()
         stem, first, second, third = widths
         self.conv1 = nn.Conv2d(in_channels, stem, 3, stride=2, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(stem)
-        self.layer1 = nn.Sequential(_BasicBlock(stem, first, 1))
-        self.layer2 = nn.Sequential(_BasicBlock(first, second, 2))
-        self.layer3 = nn.Sequential(_BasicBlock(second, third, 2))
+        self.layer1 = _stage(stem, first, 1, depths[0])
+        self.layer2 = _stage(first, second, 2, depths[1])
+        self.layer3 = _stage(second, third, 2, depths[2])
         self.fc = nn.Linear(third, classes)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):

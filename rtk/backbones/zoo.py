@@ -41,7 +41,7 @@ class ZooSource(Source):
             raise BadBackbone(
                 f"--backbone robustbench:{name}: mixes the probabilities of several networks; there is no single "
                 "classifier to fine-tune. Choose one network.",
-                "rtk backbones list",
+                "rtk backbones",
             )
         side = (288 if model == "Wong2020Fast" else 224) if dataset == "imagenet" else 32
         spec = {"family": "robustbench", "name": name, "native_classes": ZOO_CLASSES[dataset]}
@@ -161,7 +161,7 @@ class _Absent:
     """In place of a class of autoattack."""
 
     def __init__(self, *args: object, **kwargs: object):
-        raise ImportError("autoattack is not installed; evaluate with 'rtk evaluate --suite autoattack'")
+        raise ImportError("the package autoattack is not installed; rtk evaluates with torchattacks instead")
 
 
 def _entry(package: ModuleType, dataset: str, norm: str, name: str) -> dict[str, Any]:

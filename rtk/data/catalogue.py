@@ -15,7 +15,7 @@ NO_SPLIT = "no official split: a fixed class-stratified 80/20 train/test cut; va
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """One row of `rtk datasets list`."""
+    """One row of `rtk datasets`."""
 
     name: str
     kind: Kind
@@ -49,9 +49,7 @@ def _tv(name: str, classes: int, size: int, augment: Augmentation, origin: str, 
 # Digits, letters and traffic signs change their meaning in a mirror, so they are cropped but not flipped. `fashion` is
 # not augmented: its images are centred, the embedded backbone was trained without, and moving them is a shift for it.
 CATALOGUE: tuple[DatasetInfo, ...] = (
-    DatasetInfo(
-        "fashion", "embedded", 10, 32, "none", "in the wheel: 12,000 images of Fashion-MNIST (MIT)", OWN_VAL
-    ),
+    DatasetInfo("fashion", "embedded", 10, 32, "none", "in the wheel: 12,000 images of Fashion-MNIST (MIT)", OWN_VAL),
     DatasetInfo(
         "signs", "embedded", 10, 32, "crop", "in the wheel: Sign-Language-Digits, Mavi 2020 (Apache-2.0)", VAL_CUT
     ),

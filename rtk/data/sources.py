@@ -57,7 +57,7 @@ def download(name: str, root: Path | None = None) -> Path:
     info = find_info(name)
     names = [known.name for known in list_datasets() if known.kind == "torchvision"]
     if info is None or info.kind == "file":
-        raise UnknownName("data set to download", name, names, "rtk datasets list")
+        raise UnknownName("data set to download", name, names, "rtk datasets")
     if info.kind == "embedded":
         raise BadValue(f"'{name}' needs no download: it is part of rtk (downloadable: {', '.join(names)}).")
     from .vision import fetch
@@ -72,7 +72,7 @@ def _source(uri: str, root: Path, image_size: int | None) -> Source:
     info = find_info(uri)
     if info is None or info.kind == "file":
         names = [known.name for known in list_datasets()]
-        raise UnknownName("data set", uri, names, _scheme_hint(uri) or "rtk datasets list")
+        raise UnknownName("data set", uri, names, _scheme_hint(uri) or "rtk datasets")
     if image_size is not None and not info.resizable and image_size != info.image_size:
         raise _fixed_size(uri, info.image_size, image_size)
     return _by_name(info, root, image_size)
@@ -90,7 +90,7 @@ def _by_name(info: DatasetInfo, root: Path, image_size: int | None) -> Source:
 
 def _from_file(scheme: str, rest: str, image_size: int | None) -> Source:
     if scheme not in ("npz", "folder"):
-        raise UnknownName("data set scheme", scheme, ("npz", "folder"), "rtk datasets list")
+        raise UnknownName("data set scheme", scheme, ("npz", "folder"), "rtk datasets")
     if not rest:
         what = "FILE" if scheme == "npz" else "PATH"
         raise BadValue(f"{scheme}: got nothing after the colon (allowed: {scheme}:{what}).")
