@@ -92,9 +92,9 @@ class Rift(rtk.Strategy):
     )
     departures = (
         "Criticality is measured on adversarial images of the training split; the published code uses the test split.",
-        "The ascent is relative to the norm of the weights, so that rescaling a layer changes nothing; it keeps the best"
-        " perturbation, including none; the paper stops at the first violation of the ball, and the published code uses"
-        " SGD with rate 1 (--ascent code).",
+        "The ascent is relative to the norm of the weights, so that rescaling a layer changes nothing; it keeps the"
+        " best perturbation, including none; the paper stops at the first violation of the ball, and the published"
+        " code uses SGD with rate 1 (--ascent code).",
         "BatchNorm statistics are frozen, as the paper's text says; in the published code they drift in every layer"
         " (--buffers drift).",
         "The module of smallest criticality is chosen, as in Algorithm 1; the published code leaves it to the user.",

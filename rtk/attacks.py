@@ -147,6 +147,32 @@ def pgd(
     return Attack(name or f"pgd{steps}", threat, settings, cost=steps, build=build)
 
 
+def trades_pgd(threat: Threat, *, steps: int = 10, step_size: float | None = None, name: str | None = None) -> Attack:
+    """The training attack of TRADES (Zhang et al., ICML 2019): PGD on KL(p(x) || p(x')), from x + 0.001 N(0, 1).
+
+    It never looks at the labels. The gradient at x itself is zero, so there is no start without noise.
+
+    Args:
+        step_size: in pixels of [0, 1]; eps / 4 by default, which is 2/255 at 8/255.
+
+    Raises:
+        BadValue: L2, which torchattacks does not have.
+    """
+    if threat.norm != "Linf":
+        raise BadValue("The KL attack of TRADES is available for Linf; got L2.", 'loss="ce"')
+    step = threat.eps / 4 if step_size is None else step_size
+    if steps < 0 or step <= 0 < threat.eps:
+        raise BadValue(f"PGD needs steps >= 0 and a step size > 0, got {steps} steps of {step}.")
+
+    def build(model: nn.Module, seed: int) -> Any:
+        import torchattacks
+
+        return torchattacks.TPGD(model, eps=threat.eps, alpha=step, steps=steps)
+
+    settings = {"steps": steps, "step_size": step, "start": "0.001 N(0, 1)", "loss": "kl", "iterate": "last"}
+    return Attack(name or f"kl-pgd{steps}", threat, settings, cost=steps + 1, build=build)
+
+
 def autoattack(threat: Threat, classes: int) -> tuple[Attack, ...]:
     """The four attacks of AutoAttack standard (Croce & Hein, ICML 2020) with the reference's settings, in its order.
 

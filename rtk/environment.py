@@ -38,6 +38,13 @@ def device(asked: str) -> torch.device:
     return found
 
 
+def make_deterministic() -> None:
+    """Same seed, same bits, also on a GPU, where the fastest kernels add in no fixed order."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read by cuBLAS when it is first used
+    torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.benchmark = False
+
+
 def describe(used: torch.device) -> dict[str, Any]:
     """Versions, processor and device, as JSON."""
     return {

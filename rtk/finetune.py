@@ -23,11 +23,11 @@ from . import environment, files, results, rundir
 from .backbones import Backbone, Classifier, describe, hash_state, open_backbone
 from .data import Dataset, open_dataset
 from .errors import Interrupted, PluginError, RtkError
-from .evaluate import Subject, evaluate, identities
+from .evaluate import Subject, attacks_of, evaluate, identities
 from .progress import Progress, Silent
 from .request import Request
 from .results import Change, Result, Row, Score
-from .run import Run
+from .run import Origin, Run
 from .seeds import derive
 from .statistics import Estimate, paired
 from .threat import Threat
@@ -61,10 +61,13 @@ class Host:
         self.progress = progress
         self.directory = request.directory
         self.device = environment.device(options.device)
+        environment.make_deterministic()
         self.data = open_dataset(request.dataset, root=options.data_root, image_size=options.image_size)
         self.backbone = _open_backbone(request, self.data)
         known = self.backbone.threat or Threat()
         self.threat = Threat(options.norm or known.norm, known.eps if options.eps is None else options.eps)
+        for item in options.evaluation.items:  # what cannot be judged is refused before anything is trained
+            attacks_of(item, self.threat, self.data.num_classes)
 
     def finetune(self, force: bool, command: list[str]) -> Result:
         request = self.request
@@ -130,6 +133,7 @@ class Host:
             device=self.device,
             directory=self.directory,
             progress=self.progress,
+            origin=_origin(self.request.options.backbone),
         )
 
     def _accept(self, tuned: object) -> Classifier:
@@ -214,6 +218,16 @@ def _open_backbone(request: Request, data: Dataset) -> Backbone:
         blocks=options.blocks,
         seed=options.seed,
     )
+
+
+def _origin(backbone: str) -> Origin | None:
+    """What is known about the run that a backbone `run:DIR` comes from; None for any other backbone."""
+    kind, _, folder = backbone.partition(":")
+    if kind != "run":
+        return None
+    place = Path(folder).expanduser()
+    found, report = rundir.read_config(place), place / "report.json"
+    return Origin(found["strategy"], found["config"], files.read_json(report) if report.exists() else {})
 
 
 def save_network(directory: Path, backbone: Backbone, model: Classifier) -> None:

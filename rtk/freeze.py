@@ -25,7 +25,7 @@ class Freeze:
     Args:
         trainable: names of the parameters that move, as in the backbone itself, or "all".
         statistics: "update" lets normalisation layers normalise by the batch and move their running statistics;
-            "keep" makes them use, and leave alone, the stored ones. A set of module names updates just those.
+            "keep" makes them use, and leave alone, the stored ones. Names of modules update what lies in those.
         mode: "train" or "eval" for every other module (dropout, stochastic depth).
 
     Raises:
@@ -41,6 +41,7 @@ class Freeze:
     ):
         self.model = model
         self.mode = mode
+        statistics = statistics if isinstance(statistics, str) else tuple(statistics)
         names = {native(name) for name, _ in model.named_parameters()}
         chosen = set(names) if trainable == "all" else set(trainable)
         if unknown := sorted(chosen - names):
@@ -79,4 +80,4 @@ def _moves(name: str, statistics: Statistics | Iterable[str]) -> bool:
         return True
     if statistics == "keep":
         return False
-    return name in statistics
+    return any(f"{name}.".startswith(f"{module}.") for module in statistics)

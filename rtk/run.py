@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from . import files
-from .attacks import Attack, frozen, pgd
+from .attacks import Attack, frozen, pgd, trades_pgd
 from .backbones import Structure
 from .data import Loader, Split
 from .freeze import Mode, Statistics
@@ -23,6 +23,21 @@ from .seeds import derive
 from .statistics import Estimate
 from .threat import Threat
 from .train import Loss, Recipe, fit
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The earlier run that a backbone `run:DIR` comes from.
+
+    Attributes:
+        strategy: its name.
+        config: its resolved options.
+        report: what it said of itself with `run.report`.
+    """
+
+    strategy: str
+    config: dict[str, Any]
+    report: dict[str, Any]
 
 
 @dataclass
@@ -42,6 +57,7 @@ class Run:
         device: where the network is.
         directory: of this run; write nothing there yourself, use `log`, `once` and `fit`.
         progress: shows stages; strategies that loop themselves call `run.progress.stage(name, total)`.
+        origin: the run that this one goes on from, when the backbone is `run:DIR`; else None.
     """
 
     source: nn.Module
@@ -56,6 +72,7 @@ class Run:
     device: torch.device
     directory: Path
     progress: Progress
+    origin: Origin | None = None
 
     def derive(self, *keys: str | int) -> int:
         """A seed for the purpose named by `keys`; the same in a resumed run."""
@@ -67,9 +84,18 @@ class Run:
         steps: int = 10,
         step_size: float | None = None,
         random_start: bool = True,
+        loss: Literal["ce", "kl"] = "ce",
         threat: Threat | None = None,
     ) -> Attack:
-        """PGD within the run's threat; call it as `attack(model, images, labels, seed=step.seed)`."""
+        """PGD within the run's threat; call it as `attack(model, images, labels, seed=step.seed)`.
+
+        Args:
+            step_size: in pixels of [0, 1]; eps / 4 by default.
+            random_start: "ce" starts uniformly in the ball, or at the image; "kl" always starts beside the image.
+            loss: "ce", the cross-entropy; or "kl", the divergence from the clean prediction that TRADES ascends.
+        """
+        if loss == "kl":
+            return trades_pgd(threat or self.threat, steps=steps, step_size=step_size)
         return pgd(threat or self.threat, steps=steps, step_size=step_size, random_start=random_start)
 
     def loader(

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ..errors import BadBackbone, BadValue, UnknownName
 from .classifier import Classifier
-from .norms import NormAudit, audit
+from .norms import NormAudit, audit, norm_kind
 from .partition import Block, find_blocks, partition
 from .trace import Trace, trace
 
@@ -26,7 +26,8 @@ class Structure:
         stem: what runs before the first block; modules, and parameters that belong to no layer (class token).
             Empty when no blocks were found.
         unused: modules with parameters that never run.
-        norms: the norm layers that run.
+        norms: how many normalisation layers of which kind run.
+        norm_layers: their names, in execution order.
         parameters: names of all parameters.
         chain: the blocks, or empty when none were found; use `blocks`, which raises then.
     """
@@ -36,6 +37,7 @@ class Structure:
     stem: tuple[str, ...]
     unused: tuple[str, ...]
     norms: NormAudit
+    norm_layers: tuple[str, ...]
     parameters: tuple[str, ...]
     chain: tuple[Block, ...]
 
@@ -123,6 +125,7 @@ def inspect(
         stem=stem if starts else (),
         unused=unused,
         norms=audit(modules[name] for name in seen.order),
+        norm_layers=tuple(name for name in seen.order if norm_kind(modules[name])),
         parameters=tuple(name for name, _ in model.net.named_parameters()),
         chain=chain if starts else (),
     )

@@ -1,0 +1,237 @@
+"""TWINS: two-wing normalisation (Liu, Xu, Ji, Chan, CVPR 2023).
+
+Idea: adversarial fine-tuning on a small data set forgets what robust pre-training learned, and BatchNorm's statistics
+are part of it. So train two networks that share every weight except those of BatchNorm: the adaptive one normalises by
+the mini-batch, the frozen one by the statistics of pre-training. Only the adaptive network is kept.
+
+    wings    every BatchNorm is there twice, with its own scale and shift; both start from the pre-trained layer
+    attack   the adaptive network, in evaluation mode, is attacked by PGD on the cross-entropy
+    step     one forward of the adversarial images, cut in two at every BatchNorm: the first half of the mini-batch is
+             normalised by the frozen wing, the second half by the adaptive wing
+    loss     L = lambda * L_frozen(first half) + L_adaptive(second half), with AT's or TRADES' loss for each half
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING, Literal
+
+import rtk
+from rtk.lazy import F, nn, torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SMALLEST_BATCH = 4  # two images for each wing: batch statistics need two values per channel
+
+
+class TwinsConfig(rtk.Config):
+    loss: Literal["at", "trades"] = rtk.option(
+        "at", "Loss of each wing: cross-entropy on adversarial images, or TRADES.", origin="paper: both"
+    )
+    lambda_twins: float = rtk.option(
+        1.0,
+        "Weight lambda of the frozen wing's loss.",
+        origin="published code (CIFAR); Caltech-256: 0.4; its default: 0.3",
+        ge=0,
+    )
+    beta: float = rtk.option(6.0, "Weight of the divergence, with trades.", origin="published code", ge=0)
+    kl_reduction: Literal["batchmean", "code"] = rtk.option(
+        "batchmean",
+        "Divergence of a wing: the mean over its half, or divided by the whole batch size.",
+        origin="rtk; published code: code",
+    )
+    attack_steps: int = rtk.option(10, "PGD steps of the training attack.", origin="published code", ge=0)
+    step_size: float | None = rtk.option(
+        None, "PGD step in pixels of [0, 1]; by default eps/4.", origin="published code: 0.00784 at 0.0314", gt=0
+    )
+    epochs: int = rtk.option(60, "Epochs.", origin="published code", ge=0)
+    lr: float = rtk.option(
+        0.003, "Initial learning rate of SGD.", origin="published code (CIFAR, Caltech-256); its default: 0.1", gt=0
+    )
+    momentum: float = rtk.option(0.9, "Momentum of SGD.", origin="published code", ge=0, lt=1)
+    weight_decay: float = rtk.option(
+        1e-5, "Weight decay.", origin="published code (CIFAR); Caltech-256: 1e-3; its default: 2e-4", ge=0
+    )
+    batch_size: int = rtk.option(
+        128, "Images per step, half of them for each wing.", origin="published code", ge=SMALLEST_BATCH
+    )
+    schedule: Literal["step", "cosine"] = rtk.option(
+        "step", "step: rate times 0.1 at the milestones; cosine: to zero.", origin="published code: step"
+    )
+    milestones: tuple[int, ...] = rtk.option(
+        (30, 50), "Epochs at which the rate is multiplied by 0.1.", origin="published code"
+    )
+    warmup: float = rtk.option(0.0, "Epochs of linear rise of the rate.", origin="published code: none", ge=0)
+    select_steps: int = rtk.option(
+        10, "PGD steps of the robust validation accuracy that selects the epoch.", origin="published code", ge=0
+    )
+    augment: str = rtk.option("auto", "Augmentation.", origin="rtk", pattern="^(auto|none|crop|crop-flip)$")
+
+
+class Twins(rtk.Strategy):
+    name = "twins"
+    summary = "Adversarial training of two networks that share all but BatchNorm; one keeps its statistics."
+    setting = "target"
+    paper = rtk.Paper(
+        title="TWINS: A Fine-Tuning Framework for Improved Transferability of Adversarial Robustness and"
+        " Generalization",
+        authors="Liu, Xu, Ji, Chan",
+        venue="CVPR 2023",
+        url="https://arxiv.org/abs/2303.11135",
+    )
+    departures = (
+        "With trades, the divergence of a wing is the mean over its half of the mini-batch; the published code divides"
+        " by the whole batch size, which halves beta from 6 to 3 (--kl-reduction code).",
+        "Both wings take eps and momentum from the pre-trained layer; the published code sets 1e-5 and 0.1.",
+        "Of a batch of odd size the last image is left out, and a batch of fewer than 4 images is skipped; the"
+        " published code stops with an error at an odd one.",
+        "The epoch is selected by PGD accuracy of the adaptive network on a validation split; the published code tracks"
+        " the test split.",
+        "Selection attacks start at random; the published evaluation starts at the image itself.",
+        "The radius is the run's and the step eps/4; the published code has 0.0314 and 0.00784.",
+    )
+    config: TwinsConfig
+
+    def finetune(self, model, run):
+        config = self.config
+        check(model, run)
+        wings = two_wings(model)
+        attack = run.attack(steps=config.attack_steps, step_size=config.step_size)
+        judge = run.attack(steps=config.select_steps)
+        schedules = {
+            "step": rtk.schedules.step_decay(config.milestones, warmup=config.warmup),
+            "cosine": rtk.schedules.cosine(config.epochs, warmup=config.warmup),
+        }
+
+        def loss(wings, step):
+            half = len(step.labels) // 2
+            if 2 * half < SMALLEST_BATCH:
+                return step.images.new_zeros(()).requires_grad_()  # reaches no parameter, so that none moves
+            images, labels = step.images[: 2 * half], step.labels[: 2 * half]
+            adversarial = attack(wings["adaptive"], images, labels, seed=step.seed)
+            frozen, adaptive = self.losses(wings, images, adversarial, labels)
+            return config.lambda_twins * frozen + adaptive
+
+        run.fit(
+            wings,
+            loss,
+            epochs=config.epochs,
+            lr=config.lr,
+            momentum=config.momentum,
+            weight_decay=config.weight_decay,
+            batch_size=config.batch_size,
+            schedule=schedules[config.schedule],
+            augment=config.augment,
+            select=lambda wings: run.robust_accuracy(wings["adaptive"], attack=judge).value,
+        )
+        return model  # the adaptive network: trained in place, and still of the architecture that it came in
+
+    def losses(self, wings: nn.ModuleDict, clean: Tensor, adversarial: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """(loss of the frozen wing on the first half, loss of the adaptive wing on the second half), for even B."""
+        targets = labels.chunk(2)
+        perturbed = mixed(wings, adversarial)
+        if self.config.loss == "at":
+            frozen, adaptive = (F.cross_entropy(p, y) for p, y in zip(perturbed, targets, strict=True))
+            return frozen, adaptive
+        natural = mixed(wings, clean)
+        frozen, adaptive = (
+            F.cross_entropy(n, y) + self.config.beta * self.divergence(n, p)
+            for n, p, y in zip(natural, perturbed, targets, strict=True)
+        )
+        return frozen, adaptive
+
+    def divergence(self, natural: Tensor, perturbed: Tensor) -> Tensor:
+        """KL(p(x) || p(x')) of one wing, in nats, from logits (B/2, classes); the gradient flows through both."""
+        config = self.config
+        target, found = F.log_softmax(natural, 1), F.log_softmax(perturbed, 1)
+        total = F.kl_div(found, target, reduction="sum", log_target=True)
+        return total / (len(natural) if config.kl_reduction == "batchmean" else config.batch_size)
+
+
+def batchnorms(model: nn.Module) -> dict[str, nn.Module]:
+    """The layers that both wings have, by name: BatchNorm of any dimension with running statistics, also SyncBatchNorm.
+
+    A layer with more inside, as timm's BatchNormAct2d with its activation, is one layer.
+    """
+    kind = nn.modules.batchnorm._BatchNorm
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, kind) and module.track_running_stats and module.running_mean is not None
+    }
+
+
+def two_wings(model: nn.Module) -> nn.ModuleDict:
+    """{"adaptive": `model` itself, "frozen": a copy of each of its BatchNorm layers, in their order}."""
+    frozen = [copy.deepcopy(layer) for layer in batchnorms(model).values()]
+    return nn.ModuleDict({"adaptive": model, "frozen": nn.ModuleList(frozen)})
+
+
+def mixed(wings: nn.ModuleDict, images: Tensor) -> tuple[Tensor, Tensor]:
+    """One forward pass of both networks; images (B, C, H, W), B even.
+
+    Every BatchNorm is cut along the batch: the first half is normalised by the stored statistics of the frozen wing, in
+    any mode, the second half by the adaptive wing, which sees nothing else. All other layers see the whole batch.
+
+    Returns:
+        Logits (B/2, classes) of the first half through the frozen, and of the second half through the adaptive network.
+    """
+    model, batch = wings["adaptive"], len(images)
+    layers = batchnorms(model)
+    twin = dict(zip(layers.values(), wings["frozen"].children(), strict=True))
+    first: dict[nn.Module, Tensor] = {}
+
+    def cut(layer: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        if len(inputs[0]) != batch:
+            raise rtk.Refusal(
+                f"TWINS cannot tell the halves of a mini-batch apart in this backbone: a BatchNorm layer sees"
+                f" {len(inputs[0])} rows for {batch} images.",
+                "--strategy trades",
+            )
+        first[layer], second = inputs[0].chunk(2)
+        return (second,)
+
+    def join(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        frozen = twin[layer]
+        frozen.training = False  # the layer alone: what it holds besides, such as an activation, keeps its mode
+        return torch.cat([frozen(first.pop(layer)), output])
+
+    hooks = [layer.register_forward_pre_hook(cut) for layer in twin]
+    hooks += [layer.register_forward_hook(join) for layer in twin]
+    try:
+        frozen_logits, adaptive_logits = model(images).chunk(2)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return frozen_logits, adaptive_logits
+
+
+def check(model: nn.Module, run: rtk.Run) -> None:
+    """Refuse networks in which two wings would coincide or touch, and report how many layers have them."""
+    norms, layers, network = run.structure.norms, batchnorms(model), type(getattr(model, "net", model)).__name__
+    tracked = [each for each in model.modules() if getattr(each, "track_running_stats", False)]
+    untracked = [each for each in model.modules() if getattr(each, "track_running_stats", None) is False]
+    problem = ""
+    if not norms.running_statistics:
+        problem = f"found 0 BatchNorm, {norms}"
+    elif norms.batch_without_stats or any(isinstance(each, nn.modules.batchnorm._BatchNorm) for each in untracked):
+        problem = f"some have none to keep, and would mix the wings; found {norms}"
+    elif any(isinstance(each, nn.modules.instancenorm._InstanceNorm) for each in tracked):
+        problem = f"InstanceNorm with running statistics is not covered; found {norms}"
+    elif len(layers) < norms.running_statistics:
+        problem = f"some are not torch's and cannot be cut in two; found {norms}"
+    if problem:
+        raise rtk.Refusal(
+            f"TWINS needs normalisation layers with running statistics (BatchNorm); {problem} in {network}.",
+            "--strategy at, trades, roli or lwf; or rift on the backbone's own data",
+        )
+    if len(run.train) < SMALLEST_BATCH:
+        raise rtk.Refusal(f"TWINS needs {SMALLEST_BATCH} training images or more, two per wing; got {len(run.train)}.")
+    cumulative = [name for name, layer in layers.items() if layer.momentum is None]
+    run.report(two_wings={"layers": len(layers), "norms": str(norms), "cumulative_average": cumulative})
+
+
+@rtk.hookimpl
+def rtk_strategies() -> type[Twins]:
+    return Twins
