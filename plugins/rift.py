@@ -13,6 +13,7 @@ accuracy without giving up robustness.
 from __future__ import annotations
 
 import copy
+import functools
 import math
 from typing import TYPE_CHECKING, Literal
 
@@ -187,18 +188,14 @@ class Rift(rtk.Strategy):
         grid = [step / self.config.alphas for step in range(self.config.alphas + 1)]
         bar = run.progress.stage("interpolate", len(grid))
         curve = []
-        for alpha in grid:
+
+        def judge(alpha: float) -> dict[str, float]:
             model.load_state_dict(mix(source, target, alpha))
-            curve.append(
-                run.once(
-                    f"alpha {alpha:g}",
-                    lambda alpha=alpha: {
-                        "alpha": alpha,
-                        "clean": run.accuracy(model).value,
-                        "robust": run.robust_accuracy(model, attack=attack).value,
-                    },
-                )
-            )
+            clean, robust = run.accuracy(model), run.robust_accuracy(model, attack=attack)
+            return {"alpha": alpha, "clean": clean.value, "robust": robust.value}
+
+        for alpha in grid:
+            curve.append(run.once(f"alpha {alpha:g}", functools.partial(judge, alpha)))
             bar.advance(1, f"alpha {alpha:g}")
         best = select(curve, self.config.tolerance / 100)
         run.report(interpolation=curve, alpha=best, selected_on="validation split: clean and PGD accuracy")

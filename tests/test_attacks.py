@@ -149,7 +149,10 @@ def test_B9_pgd_without_random_start_judges_each_image_alone(source, images) -> 
     attack = pgd(EPS, steps=5, random_start=False)
     together = attack(source.model, x[:8], y[:8], seed=0)
     alone = torch.cat([attack(source.model, x[i : i + 1], y[i : i + 1], seed=0) for i in range(8)])
-    assert (together - alone).abs().max() < 1e-5
+    # the rounding of a sum may differ, and with it the sign of a gradient that is almost zero
+    assert ((together - alone).abs() > 1e-5).float().mean() < 0.01
+    with torch.no_grad(), frozen(source.model):
+        assert torch.equal(source.model(together).argmax(1), source.model(alone).argmax(1))
 
 
 def test_works_with_inputs_in_channels_last(source, images) -> None:

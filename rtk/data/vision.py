@@ -121,8 +121,8 @@ class VisionSource:
     def read(self, which: SplitName) -> Split:
         if self._info.splits == NO_SPLIT:
             whole = self._split_of(self._construct("train"))
-            train, test = stratified_split(whole.labels.numpy(), TEST_SHARE, TEST_SEED)
-            return whole.subset(torch.from_numpy(train if which == "train" else test))
+            kept, held = stratified_split(whole.labels.numpy(), TEST_SHARE, TEST_SEED)
+            return whole.subset(torch.from_numpy(kept if which == "train" else held))
         if which != "train":
             return self._split_of(self._construct(which))
         opened, self._train = self._train, None  # the arrays live on in the split only
