@@ -376,7 +376,7 @@ def test_the_result_is_the_plain_network_in_its_own_architecture(request, tmp_pa
 def test_the_report_says_what_was_automatic(target, tmp_path: Path) -> None:
     tune(target, tmp_path, epochs=3, check_every=1, rises=1.0, lr=1e-9)
     report = json.loads((tmp_path / "report.json").read_text())
-    assert len(report["branches"]) == 12 and report["without_branch"] == []
+    assert len(report["branches"]) == 8 and report["without_branch"] == []
     rows = report["schedule"]
     assert [row["epoch"] for row in rows] == [1, 2, 3]
     assert [row["lr"] for row in rows] == [1e-9, 1e-9, 5e-10]  # nothing moves, so robust accuracy does not rise
@@ -412,7 +412,7 @@ def test_a_run_that_was_killed_ends_with_the_same_bits_and_the_same_report(targe
     whole, broken = (json.loads((tmp_path / name / "report.json").read_text()) for name in ("whole", "broken"))
     assert whole == broken
     robust = [row["robust"] for row in whole["schedule"]]
-    assert robust[0] > max(robust[1:]) and whole["schedule"][-1]["lr"] < 1.0
+    assert robust[0] >= max(robust[1:]) and whole["schedule"][-1]["lr"] < 1.0
     ends = [torch.load(tmp_path / name / "work" / "fine-tune.pt", weights_only=True) for name in ("whole", "broken")]
     last = [{name: value.nan_to_num(-1.0) for name, value in end["model"].items()} for end in ends]
     assert changed(*last) == set()
