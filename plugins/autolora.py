@@ -267,7 +267,6 @@ class Automatic:
         """Factor on the initial rate at `time` in epochs."""
         return 0.5 ** len(reductions(self.robust()[: int(time)], self.config.check_every, self.config.rises))
 
-    @torch.no_grad()
     def finish_epoch(self, robust: float, natural: float) -> None:
         """Take up the accuracies after an epoch; keep its weights if they are the best, or return to the best ones."""
         known = self.robust()
@@ -277,7 +276,7 @@ class Automatic:
         state = self.branch.state_dict()
         if robust > max(known, default=-1.0):
             for name, value in state.items():
-                self.best.get_buffer(key(name)).copy_(value)
+                self.best.get_buffer(key(name)).copy_(value.detach())
         if epoch in reductions([*known, robust], self.config.check_every, self.config.rises):
             self.branch.load_state_dict({name: self.best.get_buffer(key(name)) for name in state})
 

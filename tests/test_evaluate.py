@@ -70,11 +70,11 @@ def test_the_cascade_gives_the_reference_verdicts(source, images) -> None:
     """`judge` against the reference's own sequence on images of which some break."""
     import pyautoattack
 
-    model, wide = source.model, Threat("Linf", 0.15)
+    model = source.model
     x, y = images[0][:24], images[1][:24]
-    verdicts = judge(model, x, y, autoattack(wide, 10)[:2], seed=0, seed_of=lambda attack: 11)
+    verdicts = judge(model, x, y, autoattack(EPS, 10)[:2], seed=0, seed_of=lambda attack: 11)
     reference = pyautoattack.AutoAttack(
-        model, version="custom", attacks=["apgd-ce", "apgd-t"], eps=wide.eps, norm="Linf", seed=11, device="cpu"
+        model, version="custom", attacks=["apgd-ce", "apgd-t"], eps=EPS.eps, norm="Linf", seed=11, device="cpu"
     )
     reference.apgd.n_restarts = 1
     with torch.random.fork_rng():

@@ -61,7 +61,7 @@ def test_the_embedded_files_are_small_and_have_a_licence() -> None:
     names = {path.name for path in files}
     assert {"NOTICE.md", "MIT-Fashion-MNIST.txt", "Apache-2.0.txt", "fashion-resnet.safetensors"} <= names
     notice = (assets / "NOTICE.md").read_text()
-    assert "Fashion-MNIST" in notice and "Sign-Language-Digits" in notice and "fashion-resnet" in notice
+    assert "Fashion-MNIST" in notice and "Sign Language Digits" in notice and "fashion-resnet" in notice
 
 
 @pytest.mark.slow  # builds a wheel and installs it without its dependencies

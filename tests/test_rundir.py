@@ -55,7 +55,9 @@ def test_a_finished_run_is_left_alone(tmp_path: Path) -> None:
 def test_other_settings_are_refused(tmp_path: Path) -> None:
     with rundir.claim(tmp_path, CONFIG):
         pass
-    with pytest.raises(RunExists, match=r"other settings. Try: --force to replace it, or --out"):
+    with pytest.raises(
+        RunExists, match=r"other settings \(lr: 0.1 there, 0.2 asked\). Try: --force to replace it, or --out"
+    ):
         finish(tmp_path, OTHER)
     assert rundir.read_config(tmp_path) == CONFIG
 

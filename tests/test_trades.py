@@ -333,7 +333,7 @@ def test_the_network_gets_more_robust(source, tmp_path: Path) -> None:
     """From a classifier that was just replaced, on hand signs."""
     target = open_backbone("rtk:fashion-resnet", classes=10, new_head=True)
     run = small_run(target, tmp_path, dataset="signs", train=320, val=100, threat=Threat("Linf", 0.03))
-    config = TradesConfig(**{**SHORT, "epochs": 4, "lr": 0.03, "select_steps": 3}, milestones=())
+    config = TradesConfig(**{**SHORT, "epochs": 8, "lr": 0.05, "select_steps": 3}, milestones=())
     before = run.robust_accuracy(target.model).value
     assert run.robust_accuracy(Trades(config).finetune(copy.deepcopy(target.model), run)).value > before + 0.1
 
