@@ -535,3 +535,13 @@ def test_a_command_alone_shows_the_help(command: Command) -> None:
     done = command()
     assert (done.code, done.err) == (0, "")
     assert "Usage: rtk" in done.out and "finetune" in done.out and "--traceback" in done.out
+
+
+def test_the_command_that_an_error_suggests_exists(capsys) -> None:
+    """A missing data set names the command that fetches it; its options must be real."""
+    from rtk.data.vision import _download_command
+
+    words = _download_command("cifar10", Path("somewhere")).split()[1:]
+    with pytest.raises(SystemExit) as left:
+        rtk.cli.main([*words, "--help"])
+    assert left.value.code == 0 and "Usage" in capsys.readouterr().out

@@ -310,7 +310,7 @@ def test_absent_data_names_folder_and_command(tmp_path, monkeypatch):
     monkeypatch.setenv("RTK_DATA", str(tmp_path))
     with pytest.raises(BadData, match=r"needed: svhn/train_32x32\.mat, svhn/test_32x32\.mat") as caught:
         open_dataset("svhn")
-    assert caught.value.hint == f"rtk datasets download svhn --root {tmp_path}"
+    assert caught.value.hint == f"rtk datasets download svhn --data-root {tmp_path}"
     monkeypatch.delenv("RTK_DATA")
     assert data_root() == Path("~/.cache/rtk/data").expanduser() and data_root(tmp_path) == tmp_path
 

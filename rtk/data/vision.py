@@ -237,4 +237,4 @@ def _reason(problem: Exception) -> str:
 
 
 def _download_command(name: str, root: Path) -> str:
-    return f"rtk datasets download {name} --root {root}"
+    return f"rtk datasets download {name} --data-root {root}"
