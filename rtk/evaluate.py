@@ -113,7 +113,6 @@ def judge(
     attacks: tuple[Attack, ...],
     seed: int,
     tick: Callable[[float], None] | None = None,
-    seed_of: Callable[[Attack], int] | None = None,
 ) -> dict[str, list[bool]]:
     """Verdicts per image: `clean`, then for each attack whether the image is still classified correctly after it.
 
@@ -123,7 +122,6 @@ def judge(
     Args:
         seed: each attack gets its own, derived from it and the attack's name.
         tick: called with the work done, in image-forwards; see `work`.
-        seed_of: gives the seed of an attack instead; for comparisons with other implementations.
     """
     check_images(images)
     alive = _correct(model, images, labels)
@@ -139,8 +137,7 @@ def judge(
             done += amount
             _tick(tick, amount)
 
-        own = derive(seed, attack.name) if seed_of is None else seed_of(attack)
-        adversarial = attack(model, images[kept], labels[kept], seed=own, tick=count)
+        adversarial = attack(model, images[kept], labels[kept], seed=derive(seed, attack.name), tick=count)
         alive[kept] = _correct(model, adversarial, labels[kept])
         verdicts[attack.name] = alive.tolist()
         _tick(tick, len(images) * attack.cost - done)
