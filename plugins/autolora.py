@@ -27,15 +27,17 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-class AutoLoraConfig(rtk.Config):
+class AutoLoraConfig(
+    rtk.TrainingConfig,
+    defaults={
+        "epochs": (60, "published code"),
+        "lr": (0.01, "published code; it is then halved"),
+        "weight_decay": (1e-4, "published code"),
+    },
+):
     rank: int = rtk.option(
         8, "Rank r of the branch; r times the kernel width in convolutions.", origin="published code", ge=1
     )
-    epochs: int = rtk.option(60, "Epochs.", origin="published code", ge=0)
-    lr: float = rtk.option(0.01, "Initial learning rate of SGD, which is then halved.", origin="published code", gt=0)
-    momentum: float = rtk.option(0.9, "Momentum of SGD.", origin="published code", ge=0, lt=1)
-    weight_decay: float = rtk.option(1e-4, "Weight decay.", origin="published code", ge=0)
-    batch_size: int = rtk.option(128, "Images per step.", origin="published code", ge=1)
     check_every: int = rtk.option(
         4, "Epochs between two checkpoints of the learning rate.", origin="published code", ge=1
     )
@@ -48,7 +50,6 @@ class AutoLoraConfig(rtk.Config):
         None, "PGD step in pixels of [0, 1]; by default eps/4.", origin="published code: 0.00784 at 0.0314", gt=0
     )
     select_steps: int = rtk.option(10, "PGD steps of the robust validation accuracy.", origin="published code", ge=0)
-    augment: str = rtk.option("auto", "Augmentation.", origin="rtk", pattern="^(auto|none|crop|crop-flip)$")
 
 
 class AutoLora(rtk.Strategy):
@@ -110,14 +111,10 @@ class AutoLora(rtk.Strategy):
         run.fit(
             automatic.module,
             loss,
-            epochs=config.epochs,
-            lr=config.lr,
-            momentum=config.momentum,
-            weight_decay=config.weight_decay,
-            batch_size=config.batch_size,
             schedule=automatic.factor,
-            augment=config.augment,
             select=select,
+            selected_by=f"PGD-{config.select_steps} accuracy",
+            **config.recipe(),
         )
         return model
 

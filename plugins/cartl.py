@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -41,28 +41,18 @@ SHARED_DEPARTURES = (
 )
 
 
-class TrainingConfig(rtk.Config):
-    """How both stages are trained in the published code."""
-
-    epochs: int = rtk.option(100, "Epochs.", origin="published code", ge=0)
-    lr: float = rtk.option(0.1, "Initial learning rate of SGD.", origin="published code", gt=0)
-    momentum: float = rtk.option(0.9, "Momentum of SGD.", origin="published code", ge=0, lt=1)
-    weight_decay: float = rtk.option(5e-4, "Weight decay.", origin="published code", ge=0)
-    batch_size: int = rtk.option(128, "Images per step.", origin="published code", ge=1)
-    milestones: tuple[int, ...] = rtk.option(
-        (40, 70, 90), "Epochs at which the rate is multiplied by 0.2.", origin="published code"
-    )
-    warmup: float = rtk.option(1.0, "Epochs of linear rise of the rate, from 0.", origin="published code", ge=0)
-    augment: str = rtk.option("auto", "Augmentation.", origin="rtk", pattern="^(auto|none|crop|crop-flip)$")
-
-    def recipe(self) -> dict[str, Any]:
-        """These values as arguments of `run.fit`."""
-        names = ("epochs", "lr", "momentum", "weight_decay", "batch_size", "augment")
-        schedule = rtk.schedules.step_decay(self.milestones, gamma=0.2, warmup=self.warmup)
-        return {"schedule": schedule, **{name: getattr(self, name) for name in names}}
+PUBLISHED = {
+    "epochs": (100, "published code"),
+    "lr": (0.1, "published code"),
+    "weight_decay": (5e-4, "published code"),
+    "milestones": ((40, 70, 90), "published code"),
+    "gamma": (0.2, "published code"),
+    "warmup": (1.0, "published code"),
+}
+"""How both stages are trained."""
 
 
-class FdmConfig(TrainingConfig):
+class FdmConfig(rtk.ScheduledConfig, defaults=PUBLISHED):
     k: int = rtk.option(
         K,
         "Blocks that the target stage will fine-tune; features are compared where they begin.",
@@ -81,12 +71,18 @@ class FdmConfig(TrainingConfig):
     step_size: float | None = rtk.option(
         None, "PGD step in pixels of [0, 1]; by default eps/4.", origin="published code: 2/255 at 8/255", gt=0
     )
-    select_steps: int = rtk.option(
-        10, "PGD steps of the robust validation accuracy that selects the epoch.", origin="rtk", ge=0
-    )
 
 
-class CartlConfig(TrainingConfig):
+class CartlConfig(
+    rtk.LastBlocksConfig,
+    defaults={
+        **PUBLISHED,
+        "reuse_statistics": (None, "paper, study of BatchNorm; script of NEFT: adapting"),
+        "freeze_affine": (True, "published script"),
+        "head_init": ("default", "rtk; published code: uniform"),
+        "select": ("last", "published scripts"),
+    },
+):
     k: int | None = rtk.option(
         None,
         f"Blocks to fine-tune; by default as many as the fdm run that the backbone comes from was made for, else {K}.",
@@ -95,25 +91,6 @@ class CartlConfig(TrainingConfig):
     )
     beta: float = rtk.option(
         0.4, "Spectral norm of every weight in the last k blocks.", origin="paper: 1, 0.6, 0.4", gt=0, le=1
-    )
-    reuse_statistics: bool | None = rtk.option(
-        None,
-        "BatchNorm statistics of the frozen blocks: true keeps the source's, false lets them adapt; by default they are"
-        " kept where there are any.",
-        origin="paper, study of BatchNorm; script of NEFT: adapting",
-    )
-    freeze_affine: bool = rtk.option(
-        True, "Keep weights and biases of the norm layers in the last k blocks.", origin="published script"
-    )
-    head_init: Literal["default", "uniform"] = rtk.option(
-        "default",
-        "Classifier before training: as it comes (a new one has PyTorch's initialisation), or U[0, 1).",
-        origin="rtk; published code: uniform",
-    )
-    select: Literal["last", "clean", "robust"] = rtk.option(
-        "last",
-        "Epoch to keep: the last, or the best by clean or PGD-10 validation accuracy.",
-        origin="published scripts: last",
     )
 
 
@@ -135,7 +112,6 @@ class Fdm(rtk.Strategy):
         cut = run.structure.last(config.k)[0].modules[0]
         run.report(k=config.k, cut=cut)
         attack = run.attack(steps=config.attack_steps, step_size=config.step_size)
-        judge = run.attack(steps=config.select_steps)
 
         def loss(model, step):
             adversarial = attack(model, step.images, step.labels, seed=step.seed)
@@ -143,14 +119,11 @@ class Fdm(rtk.Strategy):
                 logits = model(adversarial)
                 model(step.images)
             apart = feature_distance(features[0], features[1], config.reduction)
+            if config.reduction == "sum":
+                apart = apart / step.share  # a sum over the whole step, of which this may be a part
             return F.cross_entropy(logits, step.labels) + config.penalty * apart
 
-        return run.fit(
-            model,
-            loss,
-            select=lambda model: run.robust_accuracy(model, attack=judge).value,
-            **config.recipe(),
-        )
+        return run.fit(model, loss, **config.recipe())
 
 
 class Cartl(rtk.Strategy):
@@ -178,29 +151,22 @@ class Cartl(rtk.Strategy):
     def finetune(self, model, run):
         config = self.config
         k = agreed_k(config.k, run.origin)
-        blocks = run.structure.last(k)
-        modules = [module for block in blocks for module in block.modules]
-        parts = moving(modules, run, config)
+        tail = run.structure.tail(k, reuse_statistics=config.reuse_statistics, freeze_affine=config.freeze_affine)
         if config.head_init == "uniform":
-            generator = torch.Generator(run.device).manual_seed(run.derive("head"))
-            for parameter in run.structure.head_of(model).parameters():
-                nn.init.uniform_(parameter, generator=generator)
-        names = attach(model, modules, config.beta)
-        run.report(k=k, blocks=[block.name for block in blocks], beta=config.beta, normalised=names)
+            run.structure.draw_head(model, run.derive("head"))
+        names = attach(model, tail.modules, config.beta)
+        run.report(k=k, blocks=tail.blocks, beta=config.beta, normalised=names)
         audit = run.structure.norms
         if audit.layer or audit.rms or audit.group or audit.instance:  # they divide by what they are given
             text = f"no Lipschitz guarantee: weights are bounded, but normalisation of one image is not ({audit})"
             run.progress.say(f"{self.name}: {text}.")
             run.report(lipschitz=text)
-        parts["trainable"] = [name for name, _ in model.net.named_parameters() if plain(name) in parts["trainable"]]
-        judges = {"clean": run.accuracy, "robust": run.robust_accuracy}
-        tuned = run.fit(
-            model,
-            lambda model, step: F.cross_entropy(model(step.images), step.labels),
-            select=None if config.select == "last" else lambda model: judges[config.select](model).value,
-            **parts,
-            **config.recipe(),
-        )
+
+        def loss(model, step):
+            return F.cross_entropy(model(step.images), step.labels)
+
+        trainable = [name for name, _ in model.net.named_parameters() if plain(name) in tail.trainable]
+        tuned = run.fit(model, loss, trainable=trainable, statistics=tail.statistics, **config.recipe())
         run.report(norm_residual=detach(tuned))
         return tuned
 
@@ -245,26 +211,7 @@ def agreed_k(asked: int | None, origin: Origin | None) -> int:
     return asked or made_for or K
 
 
-def moving(modules: list[str], run: rtk.Run, config: CartlConfig) -> dict[str, Any]:
-    """What moves of the last k blocks, as arguments of `run.fit`: parameters, and running statistics.
-
-    Raises:
-        Refusal: statistics are to be reused, but the network has none.
-    """
-    structure = run.structure
-    if config.reuse_statistics and not structure.norms.running_statistics:
-        raise rtk.Refusal(
-            f"There are no running statistics to reuse in this backbone ({structure.norms}).",
-            "leave out --reuse-statistics",
-        )
-    fixed = structure.parameters_in(structure.norm_layers) if config.freeze_affine else ()
-    return {
-        "trainable": [name for name in structure.parameters_in(modules) if name not in fixed],
-        "statistics": "update" if config.reuse_statistics is False else modules,
-    }
-
-
-def inside(name: str, modules: list[str]) -> bool:
+def inside(name: str, modules: Sequence[str]) -> bool:
     """Whether `name` is, or lies in, one of `modules`."""
     return any(f"{name}.".startswith(f"{module}.") for module in modules)
 
@@ -272,7 +219,7 @@ def inside(name: str, modules: list[str]) -> bool:
 # target: non-expansive fine-tuning
 
 
-def attach(model: nn.Module, modules: list[str], beta: float) -> list[str]:
+def attach(model: nn.Module, modules: Sequence[str], beta: float) -> list[str]:
     """Replace every weight in `modules` by W* = beta W / sigma(W), in place; returns the names of these weights.
 
     Raises:

@@ -10,18 +10,18 @@ import rtk
 from rtk.lazy import F
 
 
-class FullConfig(rtk.Config):
-    epochs: int = rtk.option(10, "Epochs.", origin="rtk; the published recipe has 150", ge=0)
-    lr: float = rtk.option(0.01, "Initial learning rate of SGD.", origin="published code, 0.001 to 0.01", gt=0)
-    momentum: float = rtk.option(0.9, "Momentum of SGD.", origin="published code", ge=0, lt=1)
-    weight_decay: float = rtk.option(5e-4, "Weight decay.", origin="published code", ge=0)
-    batch_size: int = rtk.option(64, "Images per step.", origin="published code", ge=1)
-    milestones: tuple[int, ...] = rtk.option(
-        (5, 8),
-        "Epochs at which the rate is multiplied by 0.1.",
-        origin="rtk; every third of training in the published code",
-    )
-    augment: str = rtk.option("auto", "Augmentation.", origin="rtk", pattern="^(auto|none|crop|crop-flip)$")
+class FullConfig(
+    rtk.ScheduledConfig,
+    defaults={
+        "epochs": (10, "rtk; the published recipe has 150"),
+        "lr": (0.01, "published code, 0.001 to 0.01"),
+        "weight_decay": (5e-4, "published code"),
+        "batch_size": (64, "published code"),
+        "milestones": ((5, 8), "rtk; every third of training in the published code"),
+        "select": ("clean", "published code, on the test split"),
+    },
+):
+    pass
 
 
 class Full(rtk.Strategy):
@@ -41,19 +41,10 @@ class Full(rtk.Strategy):
     config: FullConfig
 
     def finetune(self, model, run):
-        config = self.config
-        return run.fit(
-            model,
-            lambda model, step: F.cross_entropy(model(step.images), step.labels),
-            epochs=config.epochs,
-            lr=config.lr,
-            momentum=config.momentum,
-            weight_decay=config.weight_decay,
-            batch_size=config.batch_size,
-            schedule=rtk.schedules.step_decay(config.milestones),
-            augment=config.augment,
-            select=lambda model: run.accuracy(model).value,
-        )
+        def loss(model, step):
+            return F.cross_entropy(model(step.images), step.labels)
+
+        return run.fit(model, loss, **self.config.recipe())
 
 
 @rtk.hookimpl

@@ -6,19 +6,22 @@ evaluation mode, so that BatchNorm keeps the source's statistics (RobustSSL's re
 
 from __future__ import annotations
 
+from typing import Literal
+
 import rtk
 from rtk.lazy import F
 
 
-class LinearProbeConfig(rtk.Config):
-    epochs: int = rtk.option(25, "Epochs.", origin="RobustSSL benchmark code", ge=0)
-    lr: float = rtk.option(0.1, "Initial learning rate of SGD.", origin="RobustSSL benchmark code, 0.01 to 0.1", gt=0)
-    momentum: float = rtk.option(0.9, "Momentum of SGD.", origin="RobustSSL benchmark code", ge=0, lt=1)
-    weight_decay: float = rtk.option(2e-4, "Weight decay.", origin="RobustSSL benchmark code", ge=0)
-    batch_size: int = rtk.option(128, "Images per step.", origin="rtk; 512 in the RobustSSL benchmark", ge=1)
-    milestones: tuple[int, ...] = rtk.option(
-        (15, 20), "Epochs at which the rate is multiplied by 0.1.", origin="RobustSSL benchmark code"
-    )
+class LinearProbeConfig(
+    rtk.ScheduledConfig,
+    defaults={
+        "epochs": (25, "RobustSSL benchmark code"),
+        "lr": (0.1, "RobustSSL benchmark code, 0.01 to 0.1"),
+        "weight_decay": (2e-4, "RobustSSL benchmark code"),
+        "batch_size": (128, "rtk; 512 in the RobustSSL benchmark"),
+        "milestones": ((15, 20), "RobustSSL benchmark code"),
+    },
+):
     adversarial: bool = rtk.option(
         False,
         "Train the classifier on PGD examples (ALF) instead of clean images (SLF).",
@@ -30,7 +33,12 @@ class LinearProbeConfig(rtk.Config):
     adapt_statistics: bool = rtk.option(
         False, "Let BatchNorm adapt to the new data, as Salman et al. do.", origin="RobustSSL benchmark code"
     )
-    augment: str = rtk.option("auto", "Augmentation.", origin="rtk", pattern="^(auto|none|crop|crop-flip)$")
+    select: Literal["last", "clean", "robust"] | None = rtk.option(  # type: ignore[assignment]  # None: as trained
+        None,
+        "Epoch to keep: the last, or the best by clean or PGD accuracy on validation images; by default by what it is"
+        " trained on.",
+        origin="published code, on the test split",
+    )
 
 
 class LinearProbe(rtk.Strategy):
@@ -61,24 +69,15 @@ class LinearProbe(rtk.Strategy):
                 images = attack(model, images, step.labels, seed=step.seed)
             return F.cross_entropy(model(images), step.labels)
 
-        def score(model):
-            measure = run.robust_accuracy if config.adversarial else run.accuracy
-            return measure(model).value
-
+        recipe = config.recipe()
+        recipe["select"] = config.select or ("robust" if config.adversarial else "clean")
         return run.fit(
             model,
             loss,
-            epochs=config.epochs,
-            lr=config.lr,
-            momentum=config.momentum,
-            weight_decay=config.weight_decay,
-            batch_size=config.batch_size,
-            schedule=rtk.schedules.step_decay(config.milestones),
             trainable=run.structure.parameters_in([run.structure.head]),
             statistics="update" if config.adapt_statistics else "keep",
             mode="eval",
-            augment=config.augment,
-            select=score,
+            **recipe,
         )
 
 

@@ -20,7 +20,15 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-class LwFConfig(rtk.Config):
+class LwFConfig(
+    rtk.TrainingConfig,
+    defaults={
+        "epochs": (25, "CARTL's code: 27; published: 10,000 steps"),
+        "lr": (0.001, "paper"),
+        "weight_decay": (2e-4, "published code"),
+        "augment": ("none", "published code"),
+    },
+):
     penalty: float = rtk.option(
         0.005, "Weight lambda of the distance between features.", origin="published code (L1, 640 features)", ge=0
     )
@@ -33,15 +41,11 @@ class LwFConfig(rtk.Config):
         origin="rtk; published code: no",
     )
     head_epochs: int = rtk.option(
-        25, "Epochs of phase 1, classifier only.", origin="CARTL's code; published: 10,000 steps", ge=0
+        25,
+        "Epochs of phase 1, classifier only; --epochs counts phase 2.",
+        origin="CARTL's code; published: 10,000 steps",
+        ge=0,
     )
-    epochs: int = rtk.option(
-        25, "Epochs of phase 2, everything.", origin="CARTL's code: 27; published: 10,000 steps", ge=0
-    )
-    lr: float = rtk.option(0.001, "Constant learning rate of SGD.", origin="paper", gt=0)
-    momentum: float = rtk.option(0.9, "Momentum of SGD.", origin="published code", ge=0, lt=1)
-    weight_decay: float = rtk.option(2e-4, "Weight decay.", origin="published code", ge=0)
-    batch_size: int = rtk.option(128, "Images per step.", origin="published code", ge=1)
     statistics: Literal["keep", "update"] = rtk.option(
         "keep",
         "BatchNorm statistics and dropout: keep the source's and none; or update in both phases, and dropout on.",
@@ -51,9 +55,6 @@ class LwFConfig(rtk.Config):
         "last",
         "Epoch of phase 2 to keep: the last, or the best by clean or PGD-10 validation accuracy.",
         origin="published code: last",
-    )
-    augment: str = rtk.option(
-        "none", "Augmentation.", origin="published code: none", pattern="^(auto|none|crop|crop-flip)$"
     )
 
 
@@ -91,10 +92,9 @@ class LwF(rtk.Strategy):
         return run.fit(
             model,
             lambda model, step: F.cross_entropy(model(step.images), step.labels),
-            epochs=self.config.head_epochs,
             trainable=run.structure.parameters_in([run.structure.head]),
             name="head",
-            **self.recipe(),
+            **{**self.recipe(), "epochs": self.config.head_epochs},
         )
 
     def train_all(self, model, run):
@@ -108,15 +108,7 @@ class LwF(rtk.Strategy):
             apart = distance(features, wanted, config.distance, config.normalize_dim)
             return F.cross_entropy(logits, step.labels) + config.penalty * apart
 
-        judges = {"clean": run.accuracy, "robust": run.robust_accuracy}
-        tuned = run.fit(
-            model,
-            loss,
-            epochs=config.epochs,
-            select=None if config.select == "last" else lambda model: judges[config.select](model).value,
-            name="all",
-            **self.recipe(),
-        )
+        tuned = run.fit(model, loss, select=config.select, name="all", **self.recipe())
         run.report(feature_distance=self.moved(tuned, run), measured_on="validation split")
         return tuned
 
@@ -131,15 +123,11 @@ class LwF(rtk.Strategy):
 
     def recipe(self):
         """What both phases share."""
-        config = self.config
+        kept = self.config.statistics == "keep"
         return {
-            "lr": config.lr,
-            "momentum": config.momentum,
-            "weight_decay": config.weight_decay,
-            "batch_size": config.batch_size,
-            "statistics": config.statistics,
-            "mode": "eval" if config.statistics == "keep" else "train",
-            "augment": config.augment,
+            **self.config.recipe(),
+            "statistics": self.config.statistics,
+            "mode": "eval" if kept else "train",
         }
 
 

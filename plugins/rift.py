@@ -26,7 +26,18 @@ if TYPE_CHECKING:
     Batches = list[tuple[Tensor, Tensor]]
 
 
-class RiftConfig(rtk.Config):
+class RiftConfig(
+    rtk.ScheduledConfig,
+    defaults={
+        "epochs": (10, "paper, section 4.1"),
+        "lr": (0.01, "rtk; paper: 0.001, to be tuned per network"),
+        "momentum": (0.9, "paper, section 4.1"),
+        "weight_decay": (5e-4, "published code"),
+        "batch_size": (128, "published code"),
+        "milestones": ((5,), "published code"),
+        "select": ("clean", "published code, on the test split"),
+    },
+):
     epsilon: float = rtk.option(
         0.1,
         "Radius of the weight ball, relative to the norm of the module's weights.",
@@ -57,16 +68,6 @@ class RiftConfig(rtk.Config):
         origin="paper, Algorithm 1: least",
     )
     top: int = rtk.option(1, "How many modules to fine-tune, with least or most.", origin="paper, section 4.3", ge=1)
-    epochs: int = rtk.option(10, "Epochs of fine-tuning.", origin="paper, section 4.1", ge=0)
-    lr: float = rtk.option(
-        0.01, "Initial learning rate of SGD.", origin="rtk; paper: 0.001, to be tuned per network", gt=0
-    )
-    momentum: float = rtk.option(0.9, "Momentum of SGD.", origin="paper, section 4.1", ge=0, lt=1)
-    weight_decay: float = rtk.option(5e-4, "Weight decay.", origin="published code", ge=0)
-    batch_size: int = rtk.option(128, "Images per step.", origin="published code", ge=1)
-    milestones: tuple[int, ...] = rtk.option(
-        (5,), "Epochs at which the rate is multiplied by 0.1.", origin="published code"
-    )
     buffers: Literal["frozen", "drift"] = rtk.option(
         "frozen",
         "BatchNorm statistics during fine-tuning: the source's, or adapting everywhere.",
@@ -78,7 +79,6 @@ class RiftConfig(rtk.Config):
     tolerance: float = rtk.option(
         0.1, "Robust validation accuracy that may be given up, in percentage points.", origin="paper, section 3.4", ge=0
     )
-    augment: str = rtk.option("auto", "Augmentation.", origin="rtk", pattern="^(auto|none|crop|crop-flip)$")
 
 
 class Rift(rtk.Strategy):
@@ -164,19 +164,16 @@ class Rift(rtk.Strategy):
         """Fine-tune the chosen modules, with their biases, on clean images; everything else stays bit for bit."""
         config = self.config
         biases = [name.removesuffix("weight") + "bias" for name in chosen]
+
+        def loss(model, step):
+            return F.cross_entropy(model(step.images), step.labels)
+
         return run.fit(
             model,
-            lambda model, step: F.cross_entropy(model(step.images), step.labels),
-            epochs=config.epochs,
-            lr=config.lr,
-            momentum=config.momentum,
-            weight_decay=config.weight_decay,
-            batch_size=config.batch_size,
-            schedule=rtk.schedules.step_decay(config.milestones),
+            loss,
             trainable=[name for name in run.structure.parameters if name in (*chosen, *biases)],
             statistics="keep" if config.buffers == "frozen" else "update",
-            augment=config.augment,
-            select=lambda model: run.accuracy(model).value,
+            **config.recipe(),
         )
 
     # step 3

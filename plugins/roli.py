@@ -22,10 +22,16 @@ RATES = {"adamw": (2.5e-5, 0.01), "sgd": (0.003, 1e-5)}
 """Learning rate and weight decay of stage 2, where none are given."""
 
 
-class RoliConfig(rtk.Config):
+class RoliConfig(
+    rtk.TrainingConfig,
+    defaults={
+        "epochs": (20, "published code (CIFAR); 40 to 60 elsewhere"),
+        "batch_size": (64, "published code"),
+    },
+):
     head_epochs: int = rtk.option(
         20,
-        "Epochs of stage 1, the adversarial linear probe.",
+        "Epochs of stage 1, the adversarial linear probe; --epochs counts stage 2.",
         origin="published code (CIFAR); 40 to 60 elsewhere",
         ge=0,
     )
@@ -38,29 +44,24 @@ class RoliConfig(rtk.Config):
     head_weight_decay: float = rtk.option(
         0.001, "Weight decay of stage 1.", origin="published code (CIFAR-100); 0.001 to 0.01", ge=0
     )
-    epochs: int = rtk.option(
-        20, "Epochs of stage 2, adversarial fine-tuning.", origin="published code (CIFAR); 40 to 60 elsewhere", ge=0
-    )
     optimizer: Literal["adamw", "sgd"] = rtk.option(
         "adamw", "Optimiser of stage 2.", origin="published code (ViT, Swin): adamw"
     )
-    lr: float | None = rtk.option(
+    lr: float | None = rtk.option(  # type: ignore[assignment]  # None: depends on the optimiser
         None,
         "Initial learning rate of stage 2; by default 2.5e-5 with adamw and 0.003 with sgd.",
         origin="published code: 1e-4 per 256 images, at 64; sgd: TWINS code (CIFAR)",
         gt=0,
     )
-    weight_decay: float | None = rtk.option(
+    weight_decay: float | None = rtk.option(  # type: ignore[assignment]  # as for lr
         None,
         "Weight decay of stage 2; by default 0.01 with adamw and 1e-5 with sgd.",
         origin="published code, whatever its configuration says; sgd: TWINS code (CIFAR)",
         ge=0,
     )
-    momentum: float = rtk.option(0.9, "Momentum of SGD, in both stages.", origin="published code", ge=0, lt=1)
     warmup: float = rtk.option(
         10.0, "Epochs of linear rise in each stage; at most half of the stage.", origin="published code: 10", ge=0
     )
-    batch_size: int = rtk.option(64, "Images per step.", origin="published code", ge=1)
     attack_steps: int = rtk.option(7, "PGD steps of the training attack.", origin="published code", ge=0)
     step_size: float | None = rtk.option(
         None, "PGD step in pixels of [0, 1]; by default eps/4.", origin="published code: 2/255 at 8/255", gt=0
@@ -68,7 +69,6 @@ class RoliConfig(rtk.Config):
     select_steps: int = rtk.option(
         10, "PGD steps of the robust validation accuracy that selects epochs.", origin="published code", ge=0
     )
-    augment: str = rtk.option("auto", "Augmentation.", origin="rtk", pattern="^(auto|none|crop|crop-flip)$")
 
 
 class Roli(rtk.Strategy):
@@ -115,31 +115,28 @@ class Roli(rtk.Strategy):
             probed,
             run,
             "fine-tune",
-            epochs=config.epochs,
             lr=lr if config.lr is None else config.lr,
             weight_decay=weight_decay if config.weight_decay is None else config.weight_decay,
             optimizer=config.optimizer,
         )
 
-    def train(self, model: nn.Module, run: rtk.Run, stage: str, *, epochs: int, **recipe) -> nn.Module:
+    def train(self, model: nn.Module, run: rtk.Run, stage: str, **changes) -> nn.Module:
         """One stage of adversarial training; ends with the epoch of best robust validation accuracy."""
         config = self.config
         attack = run.attack(steps=config.attack_steps, step_size=config.step_size)
-        judge = run.attack(steps=config.select_steps)
 
         def loss(model: nn.Module, step: rtk.Step):
             adversarial = attack(model, step.images, step.labels, seed=step.seed)
             return F.cross_entropy(model(adversarial), step.labels)
 
+        recipe = {**config.recipe(), **changes}
+        warmup = min(config.warmup, recipe["epochs"] / 2)
         return run.fit(
             model,
             loss,
-            epochs=epochs,
-            momentum=config.momentum,
-            batch_size=config.batch_size,
-            schedule=rtk.schedules.cosine(epochs, warmup=min(config.warmup, epochs / 2)),
-            augment=config.augment,
-            select=lambda model: run.robust_accuracy(model, attack=judge).value,
+            schedule=rtk.schedules.cosine(recipe["epochs"], warmup=warmup),
+            select="robust",
+            select_steps=config.select_steps,
             name=stage,
             **recipe,
         )

@@ -21,7 +21,15 @@ if TYPE_CHECKING:
 Forwards = Literal["clean-adv-clean", "clean-adv", "adv-clean"]
 
 
-class TradesConfig(rtk.Config):
+class TradesConfig(
+    rtk.ScheduledConfig,
+    defaults={
+        "epochs": (60, "TWINS code, its TRADES baseline"),
+        "lr": (0.003, "TWINS code (CIFAR)"),
+        "weight_decay": (1e-5, "TWINS code (CIFAR)"),
+        "milestones": ((30, 50), "TWINS code"),
+    },
+):
     beta: float = rtk.option(6.0, "Weight of the divergence; 1/lambda in the paper.", origin="paper, CIFAR-10", ge=0)
     attack: Literal["kl", "ce"] = rtk.option(
         "kl",
@@ -41,22 +49,6 @@ class TradesConfig(rtk.Config):
         "Forward passes of the training step in their order; each moves BatchNorm's statistics once.",
         origin="published code; RobustSSL: clean-adv; TWINS code: adv-clean",
     )
-    epochs: int = rtk.option(60, "Epochs.", origin="TWINS code, its TRADES baseline", ge=0)
-    lr: float = rtk.option(0.003, "Initial learning rate of SGD.", origin="TWINS code (CIFAR)", gt=0)
-    momentum: float = rtk.option(0.9, "Momentum of SGD.", origin="published code", ge=0, lt=1)
-    weight_decay: float = rtk.option(1e-5, "Weight decay.", origin="TWINS code (CIFAR)", ge=0)
-    batch_size: int = rtk.option(128, "Images per step.", origin="published code", ge=1)
-    schedule: Literal["step", "cosine"] = rtk.option(
-        "step", "step: rate times 0.1 at the milestones; cosine: to zero.", origin="published code: step"
-    )
-    milestones: tuple[int, ...] = rtk.option(
-        (30, 50), "Epochs at which the rate is multiplied by 0.1.", origin="TWINS code"
-    )
-    warmup: float = rtk.option(0.0, "Epochs of linear rise of the rate.", origin="published code: none", ge=0)
-    select_steps: int = rtk.option(
-        10, "PGD steps of the robust validation accuracy that selects the epoch.", origin="TWINS code", ge=0
-    )
-    augment: str = rtk.option("auto", "Augmentation.", origin="rtk", pattern="^(auto|none|crop|crop-flip)$")
 
 
 class Trades(rtk.Strategy):
@@ -84,28 +76,12 @@ class Trades(rtk.Strategy):
         if config.attack == "kl" and run.threat.norm != "Linf":
             raise rtk.Refusal(f"The KL attack of TRADES is available for Linf; got {run.threat.norm}.", "--attack ce")
         attack = run.attack(steps=config.attack_steps, step_size=config.step_size, loss=config.attack)
-        judge = run.attack(steps=config.select_steps)
-        schedules = {
-            "step": rtk.schedules.step_decay(config.milestones, warmup=config.warmup),
-            "cosine": rtk.schedules.cosine(config.epochs, warmup=config.warmup),
-        }
 
         def loss(model, step):
             adversarial = attack(model, step.images, step.labels, seed=step.seed)
             return trades_loss(model, step.images, adversarial, step.labels, config.beta, config.forwards)
 
-        return run.fit(
-            model,
-            loss,
-            epochs=config.epochs,
-            lr=config.lr,
-            momentum=config.momentum,
-            weight_decay=config.weight_decay,
-            batch_size=config.batch_size,
-            schedule=schedules[config.schedule],
-            augment=config.augment,
-            select=lambda model: run.robust_accuracy(model, attack=judge).value,
-        )
+        return run.fit(model, loss, **config.recipe())
 
 
 def trades_loss(

@@ -14,6 +14,7 @@ the mini-batch, the frozen one by the statistics of pre-training. Only the adapt
 from __future__ import annotations
 
 import copy
+import operator
 from typing import TYPE_CHECKING, Literal
 
 import rtk
@@ -25,7 +26,15 @@ if TYPE_CHECKING:
 SMALLEST_BATCH = 4  # two images for each wing: batch statistics need two values per channel
 
 
-class TwinsConfig(rtk.Config):
+class TwinsConfig(
+    rtk.ScheduledConfig,
+    defaults={
+        "epochs": (60, "published code"),
+        "lr": (0.003, "published code (CIFAR, Caltech-256); its default: 0.1"),
+        "weight_decay": (1e-5, "published code (CIFAR); Caltech-256: 1e-3; its default: 2e-4"),
+        "milestones": ((30, 50), "published code"),
+    },
+):
     loss: Literal["at", "trades"] = rtk.option(
         "at", "Loss of each wing: cross-entropy on adversarial images, or TRADES.", origin="paper: both"
     )
@@ -45,28 +54,9 @@ class TwinsConfig(rtk.Config):
     step_size: float | None = rtk.option(
         None, "PGD step in pixels of [0, 1]; by default eps/4.", origin="published code: 0.00784 at 0.0314", gt=0
     )
-    epochs: int = rtk.option(60, "Epochs.", origin="published code", ge=0)
-    lr: float = rtk.option(
-        0.003, "Initial learning rate of SGD.", origin="published code (CIFAR, Caltech-256); its default: 0.1", gt=0
-    )
-    momentum: float = rtk.option(0.9, "Momentum of SGD.", origin="published code", ge=0, lt=1)
-    weight_decay: float = rtk.option(
-        1e-5, "Weight decay.", origin="published code (CIFAR); Caltech-256: 1e-3; its default: 2e-4", ge=0
-    )
     batch_size: int = rtk.option(
         128, "Images per step, half of them for each wing.", origin="published code", ge=SMALLEST_BATCH
     )
-    schedule: Literal["step", "cosine"] = rtk.option(
-        "step", "step: rate times 0.1 at the milestones; cosine: to zero.", origin="published code: step"
-    )
-    milestones: tuple[int, ...] = rtk.option(
-        (30, 50), "Epochs at which the rate is multiplied by 0.1.", origin="published code"
-    )
-    warmup: float = rtk.option(0.0, "Epochs of linear rise of the rate.", origin="published code: none", ge=0)
-    select_steps: int = rtk.option(
-        10, "PGD steps of the robust validation accuracy that selects the epoch.", origin="published code", ge=0
-    )
-    augment: str = rtk.option("auto", "Augmentation.", origin="rtk", pattern="^(auto|none|crop|crop-flip)$")
 
 
 class Twins(rtk.Strategy):
@@ -98,37 +88,25 @@ class Twins(rtk.Strategy):
         check(model, run)
         wings = two_wings(model)
         attack = run.attack(steps=config.attack_steps, step_size=config.step_size)
-        judge = run.attack(steps=config.select_steps)
-        schedules = {
-            "step": rtk.schedules.step_decay(config.milestones, warmup=config.warmup),
-            "cosine": rtk.schedules.cosine(config.epochs, warmup=config.warmup),
-        }
 
         def loss(wings, step):
             half = len(step.labels) // 2
-            if 2 * half < SMALLEST_BATCH:
-                return step.images.new_zeros(()).requires_grad_()  # reaches no parameter, so that none moves
             images, labels = step.images[: 2 * half], step.labels[: 2 * half]
             adversarial = attack(wings["adaptive"], images, labels, seed=step.seed)
-            frozen, adaptive = self.losses(wings, images, adversarial, labels)
+            frozen, adaptive = self.losses(wings, images, adversarial, labels, step.share)
             return config.lambda_twins * frozen + adaptive
 
-        run.fit(
-            wings,
-            loss,
-            epochs=config.epochs,
-            lr=config.lr,
-            momentum=config.momentum,
-            weight_decay=config.weight_decay,
-            batch_size=config.batch_size,
-            schedule=schedules[config.schedule],
-            augment=config.augment,
-            select=lambda wings: run.robust_accuracy(wings["adaptive"], attack=judge).value,
-        )
+        adaptive = operator.itemgetter("adaptive")
+        run.fit(wings, loss, smallest=SMALLEST_BATCH, judged=adaptive, **config.recipe())
         return model  # the adaptive network: trained in place, and still of the architecture that it came in
 
-    def losses(self, wings: nn.ModuleDict, clean: Tensor, adversarial: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """(loss of the frozen wing on the first half, loss of the adaptive wing on the second half), for even B."""
+    def losses(
+        self, wings: nn.ModuleDict, clean: Tensor, adversarial: Tensor, labels: Tensor, share: float = 1.0
+    ) -> tuple[Tensor, Tensor]:
+        """(loss of the frozen wing on the first half, loss of the adaptive wing on the second half), for even B.
+
+        `share` is the part of a step that these images are, when gradients are accumulated.
+        """
         targets = labels.chunk(2)
         perturbed = mixed(wings, adversarial)
         if self.config.loss == "at":
@@ -136,17 +114,17 @@ class Twins(rtk.Strategy):
             return frozen, adaptive
         natural = mixed(wings, clean)
         frozen, adaptive = (
-            F.cross_entropy(n, y) + self.config.beta * self.divergence(n, p)
+            F.cross_entropy(n, y) + self.config.beta * self.divergence(n, p, share)
             for n, p, y in zip(natural, perturbed, targets, strict=True)
         )
         return frozen, adaptive
 
-    def divergence(self, natural: Tensor, perturbed: Tensor) -> Tensor:
+    def divergence(self, natural: Tensor, perturbed: Tensor, share: float = 1.0) -> Tensor:
         """KL(p(x) || p(x')) of one wing, in nats, from logits (B/2, classes); the gradient flows through both."""
-        config = self.config
         target, found = F.log_softmax(natural, 1), F.log_softmax(perturbed, 1)
+        size = len(natural) if self.config.kl_reduction == "batchmean" else self.config.batch_size * share
         total = F.kl_div(found, target, reduction="sum", log_target=True)
-        return total / (len(natural) if config.kl_reduction == "batchmean" else config.batch_size)
+        return total / size
 
 
 def batchnorms(model: nn.Module) -> dict[str, nn.Module]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from .config import Config, option
 from .errors import Refusal, RtkError, UnknownName
 from .hookspecs import hookimpl
+from .recipe import LastBlocksConfig, ScheduledConfig, TrainingConfig
 from .strategy import Paper, Strategy
 from .threat import Threat
 
@@ -20,13 +21,16 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Config",
+    "LastBlocksConfig",
     "Paper",
     "Refusal",
     "RtkError",
     "Run",
+    "ScheduledConfig",
     "Step",
     "Strategy",
     "Threat",
+    "TrainingConfig",
     "UnknownName",
     "hookimpl",
     "option",

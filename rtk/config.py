@@ -11,6 +11,7 @@ Nothing here imports torch, so that a wrong value is refused before anything hea
 
 from __future__ import annotations
 
+import copy
 import re
 import tomllib
 import types
@@ -53,12 +54,29 @@ class Config(pydantic.BaseModel):
     """Base of every strategy's hyper-parameters.
 
     Immutable; unknown keys and infinite numbers are refused. As text, a number may be '8/255', a tuple 'a,b,c', and
-    'none' stands for None.
+    'none' stands for None. A subclass changes inherited defaults, and says where the new ones come from, by
+    `class C(Base, defaults={"lr": (0.003, "paper, section 4")})`.
     """
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True, use_attribute_docstrings=True
     )
+
+    def __init_subclass__(cls, defaults: Mapping[str, tuple[Any, str]] | None = None, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)  # `defaults` is for the hook below: fields do not exist yet
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, defaults: Mapping[str, tuple[Any, str]] | None = None, **kwargs: Any) -> None:
+        super().__pydantic_init_subclass__(**kwargs)
+        if not defaults:
+            return
+        for name, (value, source) in defaults.items():
+            if name not in cls.model_fields:
+                raise TypeError(f"{cls.__name__}: defaults name {name!r}, which is not an inherited option")
+            field = copy.copy(cls.model_fields[name])
+            field.default, field.json_schema_extra = value, {"origin": source}
+            cls.__pydantic_fields__[name] = field
+        cls.model_rebuild(force=True)
 
     @pydantic.model_validator(mode="before")
     @classmethod

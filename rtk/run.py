@@ -16,13 +16,15 @@ from . import files
 from .attacks import Attack, frozen, pgd, trades_pgd
 from .backbones import Structure
 from .data import Loader, Split
+from .errors import BadValue
 from .freeze import Mode, Statistics
 from .progress import Progress
+from .recipe import Select
 from .schedules import Schedule, constant
 from .seeds import derive
 from .statistics import Estimate
 from .threat import Threat
-from .train import Loss, Recipe, fit
+from .train import Kept, Loss, Recipe, fit
 
 
 @dataclass(frozen=True)
@@ -123,13 +125,18 @@ class Run:
         momentum: float = 0.9,
         weight_decay: float = 0.0,
         batch_size: int = 128,
+        accumulate: int = 1,
+        smallest: int | None = None,
         optimizer: Literal["sgd", "adamw"] = "sgd",
         schedule: Schedule | None = None,
         trainable: Iterable[str] | Literal["all"] = "all",
         statistics: Statistics | Iterable[str] = "update",
         mode: Mode = "train",
         augment: str = "auto",
-        select: Callable[[nn.Module], float] | None = None,
+        select: Select | Callable[[nn.Module], float] = "last",
+        select_steps: int = 10,
+        selected_by: str = "a score of the strategy",
+        judged: Callable[[nn.Module], nn.Module] | None = None,
         name: str = "fine-tune",
     ) -> nn.Module:
         """Minimise `loss(model, step)` over the training split; `model` is trained in place and returned.
@@ -137,27 +144,36 @@ class Run:
         A checkpoint is written after every epoch; a run that was interrupted goes on from there.
 
         Args:
-            loss: called with the network and a `Step`; returns a scalar.
+            loss: called with the network and a `Step`; returns a scalar, a mean over the images of the step.
+            batch_size: images per step; an epoch's last step has what is left over.
+            accumulate: cut each step into so many parts and sum their gradients, to save memory. Without BatchNorm in
+                training mode the sum is that of the whole step, but for rounding and for the noise of attacks.
+            smallest: left-over steps of fewer images are skipped; by default 2 where BatchNorm normalises by the batch,
+                else 1.
             schedule: factor on `lr` as a function of the time in epochs, see `rtk.schedules`.
             trainable: names of the parameters that move, or "all".
             statistics: "update" lets BatchNorm normalise by the batch and move its running statistics; "keep" uses the
                 stored ones and leaves them alone; names of modules update just those.
             mode: "train" or "eval" for dropout and stochastic depth.
             augment: "auto" for the data set's own, or "none", "crop", "crop-flip".
-            select: scores the network after every epoch, higher is better; the best epoch (the first of equals) is
-                kept. Without it the last epoch is kept.
+            select: the epoch to keep: "last"; the first of the best by "clean" or "robust" (PGD with `select_steps`
+                steps) accuracy on the validation split; or by the score, higher is better, that a function gives the
+                network. What was selected on, and which epoch, stands in the result.
+            selected_by: what such a function measures, in words.
+            judged: the part of `model` that "clean" and "robust" measure, and that a function is given.
             name: of this phase; two phases of one run need two names.
 
         Raises:
             RunFailed: the loss is NaN or infinite; says at which step.
-            BadValue: an unknown parameter name, or nothing to train.
+            BadValue: an unknown parameter name, nothing to train, or a batch size below `smallest`.
         """
         chosen = self.augment if augment == "auto" else augment
-        return fit(
+        by, score = self._selection(select, select_steps, selected_by)
+        kept = fit(
             model,
             loss,
             self.loader(batch_size=batch_size, shuffle=True, augment=chosen, name=name),
-            Recipe(epochs, lr, momentum, weight_decay, optimizer, schedule or constant()),
+            Recipe(epochs, lr, momentum, weight_decay, optimizer, schedule or constant(), accumulate, smallest),
             name=name,
             seed=self.seed,
             checkpoint=self._work(name, "pt"),
@@ -166,8 +182,31 @@ class Run:
             trainable=trainable,
             statistics=statistics,
             mode=mode,
-            select=select,
+            select=score if score is None or judged is None else lambda model: score(judged(model)),
         )
+        self._report_selection(name, by, kept)
+        return model
+
+    def _selection(
+        self, select: Select | Callable[[nn.Module], float], steps: int, words: str
+    ) -> tuple[str, Callable[[nn.Module], float] | None]:
+        """What `select` means, in words, and the score of a network."""
+        if select == "last":
+            return "nothing: the last epoch", None
+        if select == "clean":
+            return "clean accuracy", lambda model: self.accuracy(model).value
+        if select == "robust":
+            attack = self.attack(steps=steps)
+            return f"PGD-{steps} accuracy", lambda model: self.robust_accuracy(model, attack=attack).value
+        if not callable(select):
+            raise BadValue(f"select: got {select!r} (allowed: last | clean | robust, or a function of the network).")
+        return words, select
+
+    def _report_selection(self, phase: str, by: str, kept: Kept) -> None:
+        path = self.directory / "report.json"
+        known = files.read_json(path).get("selection", {}) if path.exists() else {}
+        facts = {"by": by, "on": f"validation split, {len(self.val)} images", "epoch": kept.epoch, "score": kept.score}
+        self.report(selection={**known, phase: facts})
 
     @torch.no_grad()
     def predict(self, model: nn.Module, images: Tensor) -> Tensor:

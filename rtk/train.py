@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -36,6 +36,8 @@ class Step:
         epoch: counted from 0.
         number: counted from 0 over the whole phase.
         seed: unique to this step; give it to attacks.
+        share: of the step's images that are here; below 1 when gradients are accumulated. A loss is a mean over its
+            images, and is weighted by this share; one that is a sum has to be divided by it.
     """
 
     images: Tensor
@@ -44,6 +46,7 @@ class Step:
     epoch: int
     number: int
     seed: int
+    share: float = 1.0
 
 
 Loss = Callable[[nn.Module, Step], Tensor]
@@ -60,6 +63,16 @@ class Recipe:
     weight_decay: float = 0.0
     optimizer: Literal["sgd", "adamw"] = "sgd"
     schedule: Schedule = field(default_factory=constant)
+    accumulate: int = 1
+    smallest: int | None = None
+
+
+@dataclass(frozen=True)
+class Kept:
+    """The epoch whose weights a phase ends with, counted from 1 (0: nothing was trained), and its score if any."""
+
+    epoch: int
+    score: float | None
 
 
 def fit(
@@ -77,11 +90,16 @@ def fit(
     statistics: Statistics | Iterable[str] = "update",
     mode: Mode = "train",
     select: Callable[[nn.Module], float] | None = None,
-) -> nn.Module:
-    """Train `model` in place and return it in evaluation mode; see `Run.fit`."""
-    if len(loader) == 0:
-        raise BadValue("The training split has fewer images than one mini-batch.")
+) -> Kept:
+    """Train `model` in place and leave it in evaluation mode; see `Run.fit`."""
     freeze = Freeze(model, trainable, statistics, mode)
+    # batch statistics of one image are no statistics, and torch refuses them where maps are 1x1
+    smallest = recipe.smallest or (2 if freeze.moving else 1)
+    if min(loader.batch_size, len(loader.split)) < smallest:
+        raise BadValue(
+            f"{name}: needs steps of {smallest} images or more"
+            f" (got --batch-size {loader.batch_size} and {len(loader.split)} training images)."
+        )
     optimizer = _optimizer(freeze.parameters(), recipe)
     state = _State(model, optimizer, checkpoint)
     first = state.load()
@@ -90,30 +108,34 @@ def fit(
     for epoch in range(first, recipe.epochs):
         total = count = 0.0
         for step in steps(loader, epoch, seed, name):
-            freeze.apply()
+            if len(step.labels) < smallest:  # what is left over at the end of an epoch
+                bar.advance(1)
+                continue
             for group in optimizer.param_groups:
                 group["lr"] = recipe.lr * recipe.schedule(step.number / len(loader))
-            with seeded(derive(step.seed, "forward"), step.images.device):
-                value = loss(model, step)
-            number = float(value.detach())
-            if not math.isfinite(number):
-                raise RunFailed(
-                    f"{name}: the loss is {number} at epoch {epoch + 1}, step {step.number + 1}"
-                    f" (lr {optimizer.param_groups[0]['lr']:g}).",
-                    "a smaller --lr",
-                )
             optimizer.zero_grad(set_to_none=True)
-            value.backward()
+            for part in parts(step, min(recipe.accumulate, len(step.labels) // smallest)):
+                freeze.apply()
+                with seeded(derive(part.seed, "forward"), part.images.device):
+                    value = loss(model, part)
+                if not math.isfinite(number := float(value.detach())):
+                    raise RunFailed(
+                        f"{name}: the loss is {number} at epoch {epoch + 1}, step {step.number + 1}"
+                        f" (lr {optimizer.param_groups[0]['lr']:g}).",
+                        "a smaller --lr",
+                    )
+                (value * part.share).backward()
+                total, count = total + number * len(part.labels), count + len(part.labels)
             optimizer.step()
-            total, count = total + number * len(step.labels), count + len(step.labels)
             bar.advance(1, f"loss {total / count:.3f}")
         score = None if select is None else float(select(model))
         log("epoch", phase=name, epoch=epoch + 1, loss=total / count, score=score)
         state.finish_epoch(epoch + 1, score)
-    state.keep_best()
+    kept = state.keep_best(recipe.epochs)
     for parameter in model.parameters():
         parameter.requires_grad_(True)
-    return model.eval()
+    model.eval()
+    return kept
 
 
 def steps(loader: Loader, epoch: int, seed: int, name: str) -> Iterator[Step]:
@@ -129,6 +151,15 @@ def steps(loader: Loader, epoch: int, seed: int, name: str) -> Iterator[Step]:
         )
 
 
+def parts(step: Step, count: int) -> Iterator[Step]:
+    """A mini-batch cut into `count` parts of nearly equal size, each with its own seed; the first has the step's."""
+    cuts = (values.tensor_split(count) for values in (step.images, step.labels, step.indices))
+    for number, (images, labels, indices) in enumerate(zip(*cuts, strict=True)):
+        seed = derive(step.seed, "part", number) if number else step.seed
+        share = len(labels) / len(step.labels)
+        yield replace(step, images=images, labels=labels, indices=indices, seed=seed, share=share)
+
+
 def _optimizer(parameters: list[nn.Parameter], recipe: Recipe) -> torch.optim.Optimizer:
     if recipe.optimizer == "adamw":
         return torch.optim.AdamW(parameters, lr=recipe.lr, weight_decay=recipe.weight_decay)
@@ -141,7 +172,7 @@ class _State:
     def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, path: Path):
         self.model, self.optimizer, self.path = model, optimizer, path
         self.best: dict[str, Any] | None = None
-        self.best_score = -math.inf
+        self.best_score, self.best_epoch = -math.inf, 0
 
     def load(self) -> int:
         """Take up the last finished epoch; returns the number of epochs done."""
@@ -150,12 +181,12 @@ class _State:
         saved = torch.load(self.path, map_location="cpu", weights_only=True)
         self.model.load_state_dict(saved["model"])
         self.optimizer.load_state_dict(saved["optimizer"])
-        self.best, self.best_score = saved["best"], saved["best_score"]
+        self.best, self.best_score, self.best_epoch = saved["best"], saved["best_score"], saved["best_epoch"]
         return int(saved["epoch"])
 
     def finish_epoch(self, epoch: int, score: float | None) -> None:
         if score is not None and score > self.best_score:  # the first of equals
-            self.best_score = score
+            self.best_score, self.best_epoch = score, epoch
             self.best = {name: value.detach().cpu().clone() for name, value in self.model.state_dict().items()}
         saved = {
             "epoch": epoch,
@@ -163,9 +194,12 @@ class _State:
             "optimizer": self.optimizer.state_dict(),
             "best": self.best,
             "best_score": self.best_score,
+            "best_epoch": self.best_epoch,
         }
         files.write(self.path, lambda file: torch.save(saved, file))
 
-    def keep_best(self) -> None:
-        if self.best is not None:
-            self.model.load_state_dict(self.best)
+    def keep_best(self, last: int) -> Kept:
+        if self.best is None:
+            return Kept(last, None)
+        self.model.load_state_dict(self.best)
+        return Kept(self.best_epoch, self.best_score)

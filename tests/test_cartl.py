@@ -95,7 +95,7 @@ def test_fdm_equals_a_naive_one_in_float64(tmp_path: Path, reduction: str) -> No
         loss = loss + 0.3 * (apart.sum() if reduction == "sum" else apart.sum() / len(batch.labels))
         naive.step(loss, state, 0.05, 0.9, 5e-4)
     assert naive.difference(tuned) < 1e-8
-    assert report(tmp_path) == {"k": 2, "cut": "layer3.0"}
+    assert report(tmp_path).items() >= {"k": 2, "cut": "layer3.0"}.items()
 
 
 def test_C1_without_a_weight_it_is_adversarial_training(tmp_path: Path) -> None:

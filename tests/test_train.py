@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from pathlib import Path
 
 import pytest
@@ -144,3 +145,82 @@ def test_schedules_at_known_points() -> None:
     assert [step_decay((5, 8))(epoch) for epoch in (0, 4.99, 5, 8)] == pytest.approx([1, 1, 0.1, 0.01])
     assert step_decay((5,), warmup=1)(0) == 0 and step_decay((5,), warmup=1)(0.5) == 0.5
     assert cosine(10)(0) == 1 and cosine(10)(5) == pytest.approx(0.5) and cosine(10)(10) == pytest.approx(0)
+
+
+# gradient accumulation, what is left over, what was selected
+
+
+def with_groupnorm(source):
+    """The embedded network with GroupNorm, so that no image feels the others of its mini-batch."""
+    model = copy.deepcopy(source.model)
+    for name, module in list(model.net.named_modules()):
+        if isinstance(module, nn.BatchNorm2d):
+            model.net.set_submodule(name, nn.GroupNorm(4, module.num_features))
+    return model
+
+
+@pytest.mark.parametrize("accumulate", [2, 3, 32, 1000])
+def test_accumulated_gradients_are_those_of_the_whole_step(source, tmp_path: Path, accumulate: int) -> None:
+    """Also in an odd last step of 11 images, and for a loss that is a sum."""
+
+    def loss(model: nn.Module, step) -> torch.Tensor:
+        logits = model(step.images)
+        return F.cross_entropy(logits, step.labels) + 1e-4 * logits.square().sum() / step.share
+
+    model = with_groupnorm(source)
+    found = [
+        train(small_run(source, tmp_path / str(count), train=43), copy.deepcopy(model), loss=loss, accumulate=count)
+        for count in (1, accumulate)
+    ]
+    apart = [(a - b).abs().max() for a, b in zip(*(each.state_dict().values() for each in found), strict=True)]
+    assert 0 < max(apart) < 2e-5  # float32 sums in another order
+
+
+def test_parts_of_a_step_have_noise_of_their_own(source, tmp_path: Path) -> None:
+    seen = []
+
+    def loss(model: nn.Module, step) -> torch.Tensor:
+        seen.append((step.number, step.seed, step.share, len(step.labels)))
+        return cross_entropy(model, step)
+
+    train(small_run(source, tmp_path, train=43), copy.deepcopy(source.model), loss=loss, accumulate=2, epochs=1)
+    assert [number for number, *_ in seen] == [0, 0, 1, 1]
+    assert len({seed for _, seed, *_ in seen}) == 4
+    assert [size for *_, size in seen] == [16, 16, 6, 5] and sum(share for *_, share, _ in seen) == pytest.approx(2)
+
+
+def test_one_image_left_over_is_skipped_where_batchnorm_needs_others(source, tmp_path: Path) -> None:
+    """torch refuses batch statistics of one value per channel, and those of one image mean nothing."""
+    sizes: dict[str, list[int]] = {"update": [], "keep": []}
+    for statistics, seen in sizes.items():
+
+        def loss(model: nn.Module, step, seen: list[int] = seen) -> torch.Tensor:
+            seen.append(len(step.labels))
+            return cross_entropy(model, step)
+
+        run = small_run(source, tmp_path / statistics, train=65)
+        train(run, copy.deepcopy(source.model), loss=loss, epochs=1, statistics=statistics)
+    assert sizes == {"update": [32, 32], "keep": [32, 32, 1]}
+
+
+def test_steps_that_are_always_too_small_are_refused(source, tmp_path: Path) -> None:
+    with pytest.raises(BadValue, match=r"steps of 2 images or more \(got --batch-size 1 "):
+        train(small_run(source, tmp_path), copy.deepcopy(source.model), batch_size=1)
+    train(small_run(source, tmp_path / "kept", train=3), copy.deepcopy(source.model), batch_size=1, statistics="keep")
+
+
+@pytest.mark.parametrize("select, by", [("last", "nothing"), ("clean", "clean"), ("robust", "PGD-2"), (None, "mine")])
+def test_what_was_selected_on_stands_in_the_report(source, tmp_path: Path, select, by: str) -> None:
+    run = small_run(source, tmp_path)
+    train(run, copy.deepcopy(source.model), select=select or (lambda _: 0.5), select_steps=2, selected_by="mine")
+    found = json.loads((tmp_path / "report.json").read_text())["selection"]["fine-tune"]
+    assert found["by"].startswith(by) and found["on"] == "validation split, 48 images"
+    assert found["epoch"] == (2 if select == "last" else found["epoch"]) and 1 <= found["epoch"] <= 2
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    scores = [line["score"] for line in lines if line["event"] == "epoch"]
+    assert found["score"] == (None if select == "last" else max(scores))
+
+
+def test_an_unknown_selection_is_refused(source, tmp_path: Path) -> None:
+    with pytest.raises(BadValue, match=r"allowed: last \| clean \| robust"):
+        train(small_run(source, tmp_path), copy.deepcopy(source.model), select="test")

@@ -4,16 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
-from ..errors import BadBackbone, BadValue, UnknownName
+from ..errors import BadBackbone, BadValue, Refusal, UnknownName
 from .classifier import Classifier
 from .norms import NormAudit, audit, norm_kind
 from .partition import Block, find_blocks, partition
 from .trace import Trace, trace
 
-__all__ = ["Block", "NormAudit", "Structure", "inspect"]
+__all__ = ["Block", "NormAudit", "Structure", "Tail", "inspect"]
+
+
+@dataclass(frozen=True)
+class Tail:
+    """The last blocks of a network, by name.
+
+    Attributes:
+        blocks: their names, in execution order.
+        modules: the modules of which they consist.
+        trainable, statistics: what moves, as arguments of `run.fit`.
+    """
+
+    blocks: tuple[str, ...]
+    modules: tuple[str, ...]
+    trainable: tuple[str, ...]
+    statistics: Literal["update"] | tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -68,6 +86,33 @@ class Structure:
             raise BadValue(f"Asked for the last {count} blocks (allowed: 1 to {total} for this backbone).")
         return self.blocks[total - count :]
 
+    def tail(self, count: int, *, reuse_statistics: bool | None = None, freeze_affine: bool = False) -> Tail:
+        """What moves when the last `count` blocks are fine-tuned and everything before them stays.
+
+        Args:
+            reuse_statistics: running statistics before the tail stay (True), or adapt (False); None: they stay where
+                there are any. Those in the tail always adapt.
+            freeze_affine: weights and biases of norm layers in the tail stay as well.
+
+        Raises:
+            BadValue, BadBackbone: see `last`.
+            Refusal: statistics are to be reused, but the network has none.
+        """
+        blocks = self.last(count)
+        if reuse_statistics and not self.norms.running_statistics:
+            raise Refusal(
+                f"There are no running statistics to reuse in this backbone ({self.norms}).",
+                "leave out --reuse-statistics",
+            )
+        modules = tuple(module for block in blocks for module in block.modules)
+        fixed = self.parameters_in(self.norm_layers) if freeze_affine else ()
+        return Tail(
+            blocks=tuple(block.name for block in blocks),
+            modules=modules,
+            trainable=tuple(name for name in self.parameters_in(modules) if name not in fixed),
+            statistics="update" if reuse_statistics is False else modules,
+        )
+
     def parameters_in(self, names: Iterable[str]) -> tuple[str, ...]:
         """Names of the parameters that lie in the given modules (or are given themselves), in the network's order."""
         wanted = tuple(names)
@@ -85,6 +130,13 @@ class Structure:
         layer = model.net.get_submodule(self.head)
         assert isinstance(layer, nn.Linear)
         return layer
+
+    def draw_head(self, model: Classifier, seed: int) -> None:
+        """Draw weights and biases of the classifier from U[0, 1), as in CARTL's published code."""
+        layer = self.head_of(model)
+        generator = torch.Generator(layer.weight.device).manual_seed(seed)
+        for parameter in layer.parameters():
+            nn.init.uniform_(parameter, generator=generator)
 
     def features(self, model: Classifier, images: Tensor) -> tuple[Tensor, Tensor]:
         """(logits (N, classes), penultimate features (N, feature_dim)) of one forward; gradients flow through both."""
