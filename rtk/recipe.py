@@ -52,6 +52,9 @@ class ScheduledConfig(TrainingConfig):
     select_steps: int = option(
         10, "PGD steps of the robust validation accuracy that selects the epoch.", origin="usual", ge=0
     )
+    patience: int | None = option(
+        None, "End when what selects the epoch has not risen for so many epochs; none trains all.", origin="rtk", ge=1
+    )
 
     def recipe(self) -> dict[str, Any]:
         """These values as arguments of `run.fit`."""
@@ -65,6 +68,7 @@ class ScheduledConfig(TrainingConfig):
             "schedule": schedules[self.schedule],
             "select": self.select,
             "select_steps": self.select_steps,
+            "patience": self.patience,
         }
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +16,7 @@ from .backbones import Structure
 from .data import Loader, Split
 from .errors import BadValue
 from .freeze import Mode, Statistics
+from .observers import Display, EarlyStop, LogFile, Observers, RunInfo
 from .progress import Progress
 from .recipe import Select
 from .schedules import Schedule, constant
@@ -58,7 +57,8 @@ class Run:
         seed: of this run; derive further seeds with `run.derive("purpose", ...)`.
         device: where the network is.
         directory: of this run; write nothing there yourself, use `log`, `once` and `fit`.
-        progress: shows stages; strategies that loop themselves call `run.progress.stage(name, total)`.
+        progress: shows stages; strategies that loop themselves call `run.progress.stage(name, total)`. What looks on at
+            the run hears of it here; see `rtk.observers`.
         origin: the run that this one goes on from, when the backbone is `run:DIR`; else None.
     """
 
@@ -75,6 +75,13 @@ class Run:
     directory: Path
     progress: Progress
     origin: Origin | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.progress, Observers):
+            self._observers = self.progress
+        else:  # a mere display
+            info = RunInfo(self.directory, "", {}, "", "", str(self.threat), self.seed)
+            self.progress = self._observers = Observers(info, [LogFile(), Display(self.progress)])
 
     def derive(self, *keys: str | int) -> int:
         """A seed for the purpose named by `keys`; the same in a resumed run."""
@@ -135,6 +142,7 @@ class Run:
         augment: str = "auto",
         select: Select | Callable[[nn.Module], float] = "last",
         select_steps: int = 10,
+        patience: int | None = None,
         selected_by: str = "a score of the strategy",
         judged: Callable[[nn.Module], nn.Module] | None = None,
         name: str = "fine-tune",
@@ -159,6 +167,7 @@ class Run:
             select: the epoch to keep: "last"; the first of the best by "clean" or "robust" (PGD with `select_steps`
                 steps) accuracy on the validation split; or by the score, higher is better, that a function gives the
                 network. What was selected on, and which epoch, stands in the result.
+            patience: end when the score has not risen for so many epochs; None trains them all.
             selected_by: what such a function measures, in words.
             judged: the part of `model` that "clean" and "robust" measure, and that a function is given.
             name: of this phase; two phases of one run need two names.
@@ -169,21 +178,21 @@ class Run:
         """
         chosen = self.augment if augment == "auto" else augment
         by, score = self._selection(select, select_steps, selected_by)
-        kept = fit(
-            model,
-            loss,
-            self.loader(batch_size=batch_size, shuffle=True, augment=chosen, name=name),
-            Recipe(epochs, lr, momentum, weight_decay, optimizer, schedule or constant(), accumulate, smallest),
-            name=name,
-            seed=self.seed,
-            checkpoint=self._work(name, "pt"),
-            progress=self.progress,
-            log=self.log,
-            trainable=trainable,
-            statistics=statistics,
-            mode=mode,
-            select=score if score is None or judged is None else lambda model: score(judged(model)),
-        )
+        with self._observers.joined(*([] if patience is None else [EarlyStop(patience)])):
+            kept = fit(
+                model,
+                loss,
+                self.loader(batch_size=batch_size, shuffle=True, augment=chosen, name=name),
+                Recipe(epochs, lr, momentum, weight_decay, optimizer, schedule or constant(), accumulate, smallest),
+                name=name,
+                seed=self.seed,
+                checkpoint=self._work(name, "pt"),
+                observers=self._observers,
+                trainable=trainable,
+                statistics=statistics,
+                mode=mode,
+                select=score if score is None or judged is None else lambda model: score(judged(model)),
+            )
         self._report_selection(name, by, kept)
         return model
 
@@ -242,13 +251,7 @@ class Run:
 
     def log(self, event: str, **values: Any) -> None:
         """Append one line to the run's log (JSON lines); values must be JSON."""
-        line = {"time": round(time.time(), 3), "event": event, **values}
-        path = self.directory / "log.jsonl"
-        try:
-            with path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line, allow_nan=False) + "\n")
-        except OSError as problem:
-            raise files.write_error(path, problem) from problem
+        self._observers.event(event, values)
 
     def report(self, **values: Any) -> None:
         """Add facts about this run (JSON) to its result, e.g. which module was chosen and why."""

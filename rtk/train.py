@@ -20,7 +20,7 @@ from .attacks import seeded
 from .data import Loader
 from .errors import BadValue, RunFailed
 from .freeze import Freeze, Mode, Statistics
-from .progress import Progress
+from .observers import Observers
 from .schedules import Schedule, constant
 from .seeds import derive
 
@@ -84,8 +84,7 @@ def fit(
     name: str,
     seed: int,
     checkpoint: Path,
-    progress: Progress,
-    log: Callable[..., None],
+    observers: Observers,
     trainable: Iterable[str] | Literal["all"] = "all",
     statistics: Statistics | Iterable[str] = "update",
     mode: Mode = "train",
@@ -102,10 +101,12 @@ def fit(
         )
     optimizer = _optimizer(freeze.parameters(), recipe)
     state = _State(model, optimizer, checkpoint)
-    first = state.load()
-    bar = progress.stage(name, recipe.epochs * len(loader))
-    bar.advance(first * len(loader))
-    for epoch in range(first, recipe.epochs):
+    state.load()
+    bar = observers.stage(name, recipe.epochs * len(loader))
+    bar.advance(state.epoch * len(loader))
+    for epoch in range(state.epoch, recipe.epochs):
+        if state.stopped:
+            break
         total = count = 0.0
         for step in steps(loader, epoch, seed, name):
             if len(step.labels) < smallest:  # what is left over at the end of an epoch
@@ -129,9 +130,12 @@ def fit(
             optimizer.step()
             bar.advance(1, f"loss {total / count:.3f}")
         score = None if select is None else float(select(model))
-        log("epoch", phase=name, epoch=epoch + 1, loss=total / count, score=score)
-        state.finish_epoch(epoch + 1, score)
-    kept = state.keep_best(recipe.epochs)
+        loss_of_epoch = total / count
+        observers.event("epoch", {"phase": name, "epoch": epoch + 1, "loss": loss_of_epoch, "score": score})
+        state.add(score)
+        state.stopped = observers.epoch_finished(name, epoch + 1, loss_of_epoch, state.scores)
+        state.save()
+    kept = state.keep_best()
     for parameter in model.parameters():
         parameter.requires_grad_(True)
     model.eval()
@@ -167,39 +171,43 @@ def _optimizer(parameters: list[nn.Parameter], recipe: Recipe) -> torch.optim.Op
 
 
 class _State:
-    """Weights, optimiser and best epoch so far, on disk after every epoch."""
+    """Weights, optimiser, scores and best epoch so far, on disk after every epoch."""
 
     def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, path: Path):
         self.model, self.optimizer, self.path = model, optimizer, path
+        self.epoch = 0
+        self.stopped = False
+        self.scores: list[float] = []
         self.best: dict[str, Any] | None = None
-        self.best_score, self.best_epoch = -math.inf, 0
 
-    def load(self) -> int:
-        """Take up the last finished epoch; returns the number of epochs done."""
+    def load(self) -> None:
+        """Take up the last finished epoch, if there is one."""
         if not self.path.exists():
-            return 0
+            return
         saved = torch.load(self.path, map_location="cpu", weights_only=True)
         self.model.load_state_dict(saved["model"])
         self.optimizer.load_state_dict(saved["optimizer"])
-        self.best, self.best_score, self.best_epoch = saved["best"], saved["best_score"], saved["best_epoch"]
-        return int(saved["epoch"])
+        for name in ("epoch", "stopped", "scores", "best"):
+            setattr(self, name, saved[name])
 
-    def finish_epoch(self, epoch: int, score: float | None) -> None:
-        if score is not None and score > self.best_score:  # the first of equals
-            self.best_score, self.best_epoch = score, epoch
+    def add(self, score: float | None) -> None:
+        """Count an epoch, and remember its weights if its score is higher than all before."""
+        self.epoch += 1
+        if score is None:
+            return
+        if score > max(self.scores, default=-math.inf):  # the first of equals
             self.best = {name: value.detach().cpu().clone() for name, value in self.model.state_dict().items()}
-        saved = {
-            "epoch": epoch,
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "best": self.best,
-            "best_score": self.best_score,
-            "best_epoch": self.best_epoch,
-        }
+        self.scores.append(score)
+
+    def save(self) -> None:
+        """Write everything, in one step."""
+        saved = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
+        saved |= {name: getattr(self, name) for name in ("epoch", "stopped", "scores", "best")}
         files.write(self.path, lambda file: torch.save(saved, file))
 
-    def keep_best(self, last: int) -> Kept:
+    def keep_best(self) -> Kept:
+        """Go back to the best epoch, where epochs have scores."""
         if self.best is None:
-            return Kept(last, None)
+            return Kept(self.epoch, None)
         self.model.load_state_dict(self.best)
-        return Kept(self.best_epoch, self.best_score)
+        return Kept(self.scores.index(max(self.scores)) + 1, max(self.scores))

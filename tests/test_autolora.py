@@ -32,6 +32,7 @@ from torch.nn import functional as F
 from rtk import Refusal
 from rtk.backbones import Classifier, inspect, open_backbone
 from rtk.data.split import ArrayPixels, Split
+from rtk.observers import Observers
 
 from .small_run import changed, small_run, snapshot
 
@@ -394,18 +395,16 @@ def test_a_run_that_was_killed_ends_with_the_same_bits_and_the_same_report(targe
     config: dict[str, Any] = {"epochs": 4, "check_every": 1, "rises": 1.0, "lr": 1.0, "augment": "crop-flip"}
     data = {**SMALL, "seed": 2}
     expected = snapshot(tune(target, tmp_path / "whole", data, **config))
-    from rtk.run import Run
+    log, count = Observers.event, []
 
-    log, count = Run.log, []
-
-    def dies(self: Run, event: str, **values: object) -> None:
+    def dies(self: Observers, event: str, values: dict) -> None:
         count.append(event)
         if len(count) == 3:  # the end of the third epoch, before its checkpoint
             raise KeyboardInterrupt
-        log(self, event, **values)
+        log(self, event, values)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Run, "log", dies)
+        patch.setattr(Observers, "event", dies)
         tune(target, tmp_path / "broken", data, **config)
     torch.manual_seed(99)
     assert changed(expected, snapshot(tune(target, tmp_path / "broken", data, **config))) == set()

@@ -13,7 +13,6 @@ import torch
 from torch import nn
 
 from rtk.backbones import Backbone, Classifier, SmallResNet, inspect
-from rtk.backbones.zoo import import_robustbench
 from rtk.data.split import ArrayPixels, Split
 from rtk.errors import Refusal
 from rtk.registry import Registry

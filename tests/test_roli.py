@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from rtk.backbones import Classifier, inspect, open_backbone
 from rtk.data.split import ArrayPixels, Split
+from rtk.observers import Observers
 
 from .small_run import changed, small_run, snapshot
 
@@ -164,18 +165,16 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others(target, tm
 def test_a_run_that_was_killed_in_stage_2_ends_with_the_same_bits(target, tmp_path: Path, monkeypatch) -> None:
     data, config = {"dataset": "signs", "train": 33, "val": 10}, {"epochs": 2, "lr": 1e-3}
     expected = snapshot(tune(target, tmp_path / "whole", data, **config))
-    from rtk.run import Run
+    log, count = Observers.event, []
 
-    log, count = Run.log, []
-
-    def dies(self: Run, event: str, **values: object) -> None:
+    def dies(self: Observers, event: str, values: dict) -> None:
         count.append(event)
         if len(count) == 3:  # the end of the second epoch of stage 2, before its checkpoint
             raise KeyboardInterrupt
-        log(self, event, **values)
+        log(self, event, values)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Run, "log", dies)
+        patch.setattr(Observers, "event", dies)
         tune(target, tmp_path / "broken", data, **config)
     torch.manual_seed(99)
     assert changed(expected, snapshot(tune(target, tmp_path / "broken", data, **config))) == set()
