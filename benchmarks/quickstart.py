@@ -6,6 +6,7 @@ python benchmarks/quickstart.py [SPEC] [--out DIR]
 from __future__ import annotations
 
 import argparse
+import json
 import subprocess
 import sys
 import tempfile
@@ -26,7 +27,7 @@ def run(settings: dict[str, Any], out: Path) -> Result | str:
     """One `rtk finetune`; its result, or the line in which it says why there is none."""
     if not (out / "result.json").exists():
         with tempfile.NamedTemporaryFile("w", suffix=".toml") as file:
-            file.write("\n".join(f"{key} = {value!r}" for key, value in settings.items()))
+            file.write("\n".join(f"{key} = {json.dumps(value)}" for key, value in settings.items()))
             file.flush()
             command = [sys.executable, "-m", "rtk.cli", "finetune", "--config", file.name, "--out", str(out), "--quiet"]
             done = subprocess.run(command, capture_output=True, text=True)
@@ -53,16 +54,20 @@ def main() -> None:
         table.add_column(title, justify="left" if title in ("strategy", "data") else "right")
     for number, given in enumerate(spec["run"]):
         settings = {**spec.get("all", {}), **given}
-        found = run(settings, arguments.out / f"{number:02d}-{given['strategy']}")
+        strategy = settings["strategy"]
+        found = run(settings, arguments.out / f"{number:02d}-{strategy}")
         if isinstance(found, str):
-            table.add_row(given["strategy"], found)
+            table.add_row(strategy, found)
             continue
+        varied = [f"{key}={value}" for key, value in given.items() if key in spec.get("show", [])]
         for row in found.rows:
-            cells = [cell(row.scores.get(item)) for item in ("clean", "pgd20", "autoattack")]
+            scores = {score.item: score for score in row.scores.values()}
+            cells = [cell(scores.get(item)) for item in ("clean", "pgd20", "autoattack")]
             last = row is found.rows[-1]
             cost = [str(found.trained["changed_values"]), f"{found.seconds['finetune']:.0f}"] if last else ["", ""]
-            table.add_row(row.name, found.dataset["uri"], *cells, *cost)
-        console.print(f"{given['strategy']} done", highlight=False)
+            name = " ".join([row.name, *varied]) if row.name == strategy else row.name
+            table.add_row(name, found.dataset["uri"], *cells, *cost)
+        console.print(f"{number + 1} of {len(spec['run'])}: {strategy} done", highlight=False)
     console.print(table)
 
 

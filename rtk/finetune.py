@@ -16,20 +16,27 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file
-from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
 from . import environment, files, results, rundir
-from .backbones import Backbone, Classifier, describe, hash_state, open_backbone
+from .backbones import Backbone, Classifier, hash_state, open_backbone
 from .data import Dataset, open_dataset
 from .errors import Interrupted, PluginError, RtkError
-from .evaluate import Subject, attacks_of, evaluate, identities
+from .evaluation import (
+    Subject,
+    changes_between,
+    describe_backbone,
+    final_of,
+    judge_all,
+    measure_of,
+    row_of,
+    save_network,
+)
 from .progress import Progress, Silent
 from .request import Request
-from .results import Change, Result, Row, Score
+from .results import Change, Result, Row
 from .run import Origin, Run
 from .seeds import derive
-from .statistics import Estimate, paired
 from .threat import Threat
 
 
@@ -66,8 +73,9 @@ class Host:
         self.backbone = _open_backbone(request, self.data)
         known = self.backbone.threat or Threat()
         self.threat = Threat(options.norm or known.norm, known.eps if options.eps is None else options.eps)
-        for item in options.evaluation.items:  # what cannot be judged is refused before anything is trained
-            attacks_of(item, self.threat, self.data.num_classes)
+        self.suite = options.suite_at(self.threat, options.evaluation_seed)
+        for item in self.suite.items:  # what cannot be judged is refused before anything is trained
+            measure_of(item, self.data.num_classes)
 
     def finetune(self, force: bool, command: list[str]) -> Result:
         request = self.request
@@ -161,12 +169,10 @@ class Host:
         if not self.backbone.new_head:
             places = {"source": self.directory / "source", **places}
         subjects = [self._subject(place, name) for name, place in places.items()]
-        verdicts = evaluate(subjects, self.progress, self.request.options.workers)
-        rows = [
-            Row(name=name, weights=subject.weights, scores=_scores(subject, found))
-            for name, subject, found in zip(places, subjects, verdicts, strict=True)
-        ]
-        return rows, _changes(*verdicts) if len(verdicts) == 2 else {}
+        verdicts = judge_all(subjects, self.progress, self.request.options.workers)
+        found = list(zip(subjects, verdicts, strict=True))
+        rows = [row_of(name, *one) for name, one in zip(places, found, strict=True)]
+        return rows, changes_between(*(final_of(*one) for one in found)) if len(found) == 2 else {}
 
     def _subject(self, place: Path, name: str) -> Subject:
         options = self.request.options
@@ -176,10 +182,10 @@ class Host:
             dataset=self.request.dataset,
             root=options.data_root,
             image_size=options.image_size,
-            threat=self.threat,
-            suite=options.evaluation,
+            suite=self.suite,
             device=str(self.device),
             verdicts=self.directory / "evaluation" / name,
+            batch_size=options.evaluation_batch_size,
         )
 
     def _result(
@@ -191,7 +197,7 @@ class Host:
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             command=command,
             strategy=_describe_strategy(self.request),
-            backbone=_describe_backbone(self.backbone),
+            backbone=describe_backbone(self.backbone),
             dataset=_describe_data(self.data),
             threat=asdict(self.threat),
             seed=self.request.options.seed,
@@ -230,57 +236,6 @@ def _origin(backbone: str) -> Origin | None:
     return Origin(found["strategy"], found["config"], files.read_json(report) if report.exists() else {})
 
 
-def save_network(directory: Path, backbone: Backbone, model: Classifier) -> None:
-    """Write backbone.json and model.safetensors; the weights last, since their presence says that both are there."""
-    files.write_json(directory / "backbone.json", describe(backbone))
-    state = {name: value.detach().cpu().contiguous() for name, value in model.native_state().items()}
-    files.write(directory / "model.safetensors", lambda file: file.write(to_safetensors(state)))
-
-
-def _scores(subject: Subject, verdicts: dict[str, dict[str, list[Any]]]) -> dict[str, Score]:
-    scores = {}
-    for item, found in identities(subject).items():
-        after = {name: sum(values) for name, values in _attacks(verdicts[item]).items()}
-        final = _final(verdicts[item])
-        estimate = Estimate(sum(final), len(final))
-        low, high = estimate.interval
-        scores[item] = Score(
-            correct=estimate.correct,
-            n=estimate.n,
-            accuracy=estimate.value,
-            low=low,
-            high=high,
-            after=after,
-            identity=found,
-        )
-    return scores
-
-
-def _attacks(verdicts: dict[str, list[Any]]) -> dict[str, list[bool]]:
-    return {key: values for key, values in verdicts.items() if key not in ("indices", "labels", "clean", "seconds")}
-
-
-def _final(verdicts: dict[str, list[Any]]) -> list[bool]:
-    """Verdict per image after everything that ran: attacks are in the order in which they ran."""
-    return [verdicts["clean"], *_attacks(verdicts).values()][-1]
-
-
-def _changes(before: dict[str, dict[str, list[Any]]], after: dict[str, dict[str, list[Any]]]) -> dict[str, Change]:
-    found = {item: paired(_final(before[item]), _final(after[item])) for item in before}
-    return {
-        item: Change(
-            value=one.value,
-            low=one.interval[0],
-            high=one.interval[1],
-            p=one.p,
-            gained=one.gained,
-            lost=one.lost,
-            n=one.n,
-        )
-        for item, one in found.items()
-    }
-
-
 def _describe_strategy(request: Request) -> dict[str, Any]:
     paper = request.strategy.paper
     return {
@@ -297,18 +252,6 @@ def _describe_strategy(request: Request) -> dict[str, Any]:
 def _source_hash(request: Request) -> str | None:
     source = inspect.getsourcefile(request.strategy)
     return files.sha256(Path(source)) if source else None
-
-
-def _describe_backbone(backbone: Backbone) -> dict[str, Any]:
-    return {
-        "uri": backbone.uri,
-        "weights": hash_state(backbone.model.native_state()),
-        "threat": asdict(backbone.threat) if backbone.threat else None,
-        "norms": str(backbone.structure.norms),
-        "head": backbone.structure.head,
-        "new_head": backbone.new_head,
-        "parameters": sum(parameter.numel() for parameter in backbone.model.parameters()),
-    }
 
 
 def _describe_data(data: Dataset) -> dict[str, Any]:

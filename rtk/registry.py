@@ -194,6 +194,15 @@ def offered(plugin: Plugin) -> list[type[Strategy]]:
     return strategies
 
 
+def hooks_of(plugin: Plugin) -> list[str]:
+    """Names of the hooks that a plugin implements; for one that can be loaded."""
+    manager = pluggy.PluginManager(hookspecs.GROUP)
+    manager.add_hookspecs(hookspecs)
+    module = plugin.entry.load()
+    manager.register(module, plugin.name)
+    return sorted(caller.name for caller in manager.get_hookcallers(module) or [])
+
+
 def _check_version(plugin: Plugin) -> None:
     """PluginError when the plugin's distribution asks for another version of rtk than this."""
     from packaging.requirements import InvalidRequirement, Requirement
@@ -225,11 +234,12 @@ def _check(plugin: Plugin, strategy: object) -> None:
     if not (isinstance(strategy, type) and issubclass(strategy, Strategy)):
         given = strategy.__name__ if isinstance(strategy, type) else f"an instance of {type(strategy).__name__}"
         raise PluginError(f"{plugin}: rtk_strategies() must return subclasses of rtk.Strategy, got {given}.")
-    for fault in _faults(strategy):
+    for fault in faults(strategy):
         raise PluginError(f"{plugin}: {strategy.__name__}{fault}.")
 
 
-def _faults(strategy: type[Strategy]) -> Iterator[str]:
+def faults(strategy: type[Strategy]) -> Iterator[str]:
+    """What keeps a strategy from being used, each as the end of a sentence that begins with the class's name."""
     name = getattr(strategy, "name", None)
     if not isinstance(name, str) or not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name):
         yield ".name must be text in lower case, words joined by hyphens"

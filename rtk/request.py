@@ -12,42 +12,15 @@ from .backbones.catalogue import embedded, split_uri, split_zoo
 from .config import Config, flag, option, resolve
 from .data.catalogue import find_info, list_datasets
 from .errors import BadBackbone, BadData, Refusal, UnknownName
+from .options import EVALUATION_BATCH, EVALUATION_SEED, PLACE, EvaluationOptions, SourceOptions
 from .registry import Plugin, Registry
 from .strategy import Strategy
-from .suite import ITEMS, Suite
 from .threat import Threat
 
-DEFAULT_BACKBONE = "rtk:fashion-resnet"
 
-
-class RunOptions(Config):
+class RunOptions(EvaluationOptions, SourceOptions):
     """Options of `rtk finetune` that every strategy has; the strategy's own come beside them."""
 
-    backbone: str = option(
-        DEFAULT_BACKBONE,
-        "Network to start from: rtk:NAME, robustbench:DATA/NORM/NAME, timm:NAME, torchvision:NAME"
-        " or run:DIR; see: rtk backbones.",
-        origin="rtk",
-    )
-    weights: str | None = option(
-        None, "Checkpoint file for the backbone, or 'random' for random weights.", origin="rtk"
-    )
-    dataset: str | None = option(
-        None,
-        "Data: a name of rtk datasets, folder:PATH or npz:FILE; by default the backbone's own data,"
-        " or signs for strategies that work on new data.",
-        origin="rtk",
-    )
-    data_root: Path | None = option(
-        None, "Folder that holds named data sets; by default $RTK_DATA or ~/.cache/rtk/data.", origin="rtk"
-    )
-    image_size: int | None = option(
-        None, "Side of the images in pixels, for data sets of mixed sizes.", origin="rtk", ge=8, le=1024
-    )
-    head: str | None = option(None, "Name of the classifier layer, where it is not found by itself.", origin="rtk")
-    blocks: tuple[str, ...] | None = option(
-        None, "Names of the ordered blocks, where they are not found by themselves.", origin="rtk"
-    )
     norm: Literal["Linf", "L2"] | None = option(None, "Norm of the threat; by default the backbone's.", origin="rtk")
     eps: float | None = option(
         None,
@@ -58,27 +31,9 @@ class RunOptions(Config):
     seed: int = option(
         0, "Seed of everything random in training, and of a new classifier.", origin="rtk", ge=0, lt=2**31
     )
-    device: str = option(
-        "auto", "Device: auto, cpu, cuda or cuda:N.", origin="rtk", pattern=r"^(auto|cpu|cuda(:\d+)?)$"
-    )
-    suite: tuple[str, ...] = option(ITEMS, "Evaluations, joined by commas: clean, pgd20, autoattack.", origin="rtk")
-    images: int | None = option(None, "Test images for clean accuracy and PGD-20; all by default.", origin="rtk", ge=1)
-    autoattack_images: int | None = option(128, "Test images for AutoAttack; none for all.", origin="rtk", ge=1)
-    chunk_size: int = option(
-        128, "Test images attacked together; part of the evaluation's identity.", origin="rtk", ge=1, le=4096
-    )
-    evaluation_seed: int = option(
-        0, "Seed of the order of test images and of every attack in the evaluation.", origin="rtk", ge=0, lt=2**31
-    )
-    workers: int | None = option(
-        None, "Evaluation processes on a CPU; by default one per core.", origin="rtk", ge=1, le=256
-    )
+    evaluation_seed: int = EVALUATION_SEED
+    evaluation_batch_size: int | None = EVALUATION_BATCH
     out: Path | None = option(None, "Run directory; by default runs/STRATEGY-DATA-HASH.", origin="rtk")
-
-    @property
-    def evaluation(self) -> Suite:
-        """The suite that these options ask for."""
-        return Suite(self.suite, self.images, self.autoattack_images, self.chunk_size, self.evaluation_seed)
 
 
 COMMAND = ("strategy", "config", "force", "quiet", "help", "traceback")
@@ -88,10 +43,6 @@ COMMAND = ("strategy", "config", "force", "quiet", "help", "traceback")
 def reserved() -> set[str]:
     """Names that no option of a strategy may have."""
     return {*RunOptions.model_fields, *COMMAND}
-
-
-PLACE = {"out", "device", "workers", "data_root"}
-"""Options that decide where a run is computed, not what; they are not part of its identity."""
 
 
 @dataclass(frozen=True)
@@ -186,7 +137,6 @@ def _of(kind: type[Config], values: Mapping[str, Any]) -> dict[str, Any]:
 def _check(request: Request) -> None:
     """Everything that can be refused without torch; what needs it is refused where it is opened."""
     options = request.options
-    options.evaluation  # noqa: B018 - checks the suite
     if options.eps is not None:
         Threat(
             options.norm or "L2", options.eps

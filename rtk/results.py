@@ -1,17 +1,19 @@
-"""The result of a run: written by `finetune`, read by everything else, described by a published JSON schema."""
+"""What runs and evaluations leave: written once, read by everything else, described by a published JSON schema."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pydantic
 from pydantic import ConfigDict, Field
 
 from . import files
+from .checks import Check
 from .errors import BadData
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+RESULT, EVALUATION = "result.json", "evaluation.json"
 
 
 class _Part(pydantic.BaseModel):
@@ -21,6 +23,12 @@ class _Part(pydantic.BaseModel):
 class Score(_Part):
     """Accuracy of one network in one item of the suite."""
 
+    item: str
+    """As in --suite: clean, pgd20, autoattack."""
+    threat: str | None
+    """As in --threats: "Linf:8/255"; null where nothing is attacked."""
+    label: str
+    """What was measured, for a reader: "AutoAttack standard, Linf 8/255"."""
     correct: int = Field(ge=0)
     """Samples classified correctly, after the attack where there is one."""
     n: int = Field(ge=1)
@@ -31,8 +39,14 @@ class Score(_Part):
     """Lower end of the 95 % Wilson interval."""
     high: float = Field(ge=0, le=1)
     """Upper end of the 95 % Wilson interval."""
+    class_correct: list[int]
+    """`correct` of each class."""
+    class_n: list[int]
+    """`n` of each class."""
     after: dict[str, int] = {}
-    """Samples still correct after each attack of the item, in the order in which they ran."""
+    """Samples still correct after each step of the item, such as an attack, in the order in which they ran."""
+    least_batch: int | None = None
+    """Images in the network at once where memory ran out, at the least; null where it sufficed. No verdict changes."""
     identity: dict[str, Any]
     """Everything that can change these verdicts, and its digest under "id"."""
 
@@ -44,7 +58,9 @@ class Row(_Part):
     weights: str
     """SHA-256 of the state dict."""
     scores: dict[str, Score]
-    """By item of the suite: clean, pgd20, autoattack."""
+    """By item of the suite and threat: "clean", "pgd20@Linf:8/255"."""
+    checks: list[Check] = []
+    """What speaks for and against these scores."""
 
 
 class Change(_Part):
@@ -78,11 +94,12 @@ class Result(_Part):
     dataset: dict[str, Any]
     """uri, name, classes, image_shape, images and sha256 per split."""
     threat: dict[str, Any]
+    """norm and eps of the run itself; a score says at which threat it was taken."""
     seed: int
     rows: list[Row]
     """The source (unless its head is new) and the fine-tuned network."""
     changes: dict[str, Change]
-    """By item of the suite; empty without a source row."""
+    """By the keys of the scores; empty without a source row."""
     report: dict[str, Any]
     """What the strategy reported about itself, e.g. RiFT's criticality and interpolation curve."""
     trained: dict[str, Any]
@@ -93,23 +110,74 @@ class Result(_Part):
     """Versions, device, threads."""
 
 
-def write(path: Path, result: Result) -> None:
+class Examples(_Part):
+    """A file of adversarial images."""
+
+    file: str
+    """Relative to the folder of the evaluation."""
+    content: str
+    """SHA-256 of its tensors and metadata; the file holds it too."""
+
+
+class Evaluation(_Part):
+    """What `rtk evaluate` found about one network."""
+
+    schema_version: int = SCHEMA_VERSION
+    rtk: str
+    """Version of rtk."""
+    created: str
+    """UTC, ISO 8601."""
+    command: list[str]
+    """What was typed, or [] for a library call."""
+    backbone: dict[str, Any]
+    """uri, weights, threat, norms, head, parameters, new_head."""
+    dataset: dict[str, Any]
+    """uri, classes, image_shape, images and sha256 of the test split."""
+    row: Row
+    """The network."""
+    examples: dict[str, Examples] = {}
+    """By the keys of the scores; empty when they were not kept."""
+    seconds: float
+    """Wall time in this process; a resumed evaluation counts its last part."""
+    environment: dict[str, Any]
+    """Versions, device, threads."""
+
+
+Kind = TypeVar("Kind", Result, Evaluation)
+
+
+def write(path: Path, result: Result | Evaluation) -> None:
     """Write `result` in one step."""
     files.write_json(path, result.model_dump(mode="json"))
 
 
 def read(path: Path) -> Result:
-    """Read and validate a result; BadData says what is wrong with the file."""
+    """Read and validate result.json; BadData says what is wrong with the file."""
+    return _read(path, Result)
+
+
+def read_evaluation(path: Path) -> Evaluation:
+    """Read and validate evaluation.json; BadData says what is wrong with the file."""
+    return _read(path, Evaluation)
+
+
+def read_any(directory: Path) -> Result | Evaluation:
+    """What the folder of a run or of an evaluation holds."""
+    evaluation = directory / EVALUATION
+    return read_evaluation(evaluation) if evaluation.exists() else read(directory / RESULT)
+
+
+def schema() -> dict[str, Any]:
+    """The JSON schema of result.json and evaluation.json."""
+    return pydantic.TypeAdapter(Result | Evaluation).json_schema()
+
+
+def _read(path: Path, kind: type[Kind]) -> Kind:
     try:
-        return Result.model_validate_json(path.read_text(encoding="utf-8"))
+        return kind.model_validate_json(path.read_text(encoding="utf-8"))
     except OSError as problem:
         raise BadData(f"{path}: {problem.strerror}.", "ls runs") from None
     except pydantic.ValidationError as problem:
         first = problem.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise BadData(f"{path}: not a result of schema version {SCHEMA_VERSION} ({where}: {first['msg']}).") from None
-
-
-def schema() -> dict[str, Any]:
-    """The JSON schema of result.json."""
-    return Result.model_json_schema()

@@ -1,4 +1,6 @@
-"""The folder of one run: who may write there, and what is in it.
+"""The folder of one run or of one evaluation: who may write there, and what is in it.
+
+A run
 
 config.json        the resolved request; the same request goes on with, or refuses to overwrite, this run
 environment.json   versions, device
@@ -10,6 +12,15 @@ model.safetensors  the fine-tuned weights, with the network's own names
 evaluation/        verdicts per image
 result.json        written last; a run without it is unfinished
 work/              checkpoints of an unfinished run
+
+An evaluation
+
+config.json        the resolved request
+environment.json   versions, device
+network/           what is judged, in the form of source/
+verdicts/          verdicts per image
+examples/          adversarial images, where they are kept
+evaluation.json    written last
 """
 
 from __future__ import annotations
@@ -17,6 +28,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +42,41 @@ FILES = (CONFIG, "environment.json", "log.jsonl", "report.json", "backbone.json"
 FOLDERS = ("work", "source", "evaluation")
 
 
+@dataclass(frozen=True)
+class Layout:
+    """What a folder holds.
+
+    Attributes:
+        keys: what config.json has at least, by which the folder is known.
+        files: all of them, config.json first and the result last.
+        folders: beside them.
+    """
+
+    keys: frozenset[str]
+    files: tuple[str, ...]
+    folders: tuple[str, ...]
+
+    @property
+    def result(self) -> str:
+        """Written last; without it the work is unfinished."""
+        return self.files[-1]
+
+    @property
+    def all(self) -> tuple[str, ...]:
+        """Everything but the configuration."""
+        return (*self.files[1:], *self.folders)
+
+
+RUN = Layout(frozenset({"strategy", "config", "options"}), FILES, FOLDERS)
+EVALUATION = Layout(
+    frozenset({"evaluate", "options"}),
+    (CONFIG, "environment.json", "evaluation.json"),
+    ("network", "verdicts", "examples"),
+)
+
+
 @contextmanager
-def claim(directory: Path, config: Mapping[str, Any], *, force: bool = False) -> Iterator[None]:
+def claim(directory: Path, config: Mapping[str, Any], layout: Layout = RUN, *, force: bool = False) -> Iterator[None]:
     """Hold `directory` for this process; it is new, or holds an unfinished run with the same `config`.
 
     A new folder is deleted again when the request turns out to be wrong, since nothing was started in it.
@@ -43,17 +88,17 @@ def claim(directory: Path, config: Mapping[str, Any], *, force: bool = False) ->
         RunExists: in use, finished, a run with other settings, no run at all, or no folder.
         RunFailed: the folder cannot be written.
     """
-    _admit(directory, config, force)  # first without the lock: a folder that is left alone gets not even that
+    _admit(directory, config, layout, force)  # first without the lock: a folder that is left alone gets not even that
     made = not directory.exists()
     with _locked(directory):
-        _admit(directory, config, force)  # again: another process may have been quicker
-        _prepare(directory, config, force)
-        fresh = not any((directory / name).exists() for name in (*FILES[1:], *FOLDERS))
+        _admit(directory, config, layout, force)  # again: another process may have been quicker
+        _prepare(directory, config, layout, force)
+        fresh = not any((directory / name).exists() for name in layout.all)
         try:
             yield
         except RequestError:
             if fresh:
-                clear(directory)
+                clear(directory, layout)
                 if made:
                     _remove_empty(directory)
             raise
@@ -79,11 +124,11 @@ def _locked(directory: Path) -> Iterator[None]:
         lock.release()
 
 
-def _admit(directory: Path, config: Mapping[str, Any], force: bool) -> None:
+def _admit(directory: Path, config: Mapping[str, Any], layout: Layout, force: bool) -> None:
     """RunExists unless `config` may be run in `directory`; changes nothing."""
     if not _contents(directory):
         return
-    found = _config(directory)
+    found = _config(directory, layout)
     if found is None:
         raise RunExists(f"{directory} holds something that is no run of rtk; it is left alone.", "--out AN_EMPTY_DIR")
     if force:
@@ -93,7 +138,7 @@ def _admit(directory: Path, config: Mapping[str, Any], force: bool) -> None:
             f"{directory} holds a run with other settings ({_difference(found, config)}).",
             "--force to replace it, or --out ANOTHER_DIR",
         )
-    if (directory / RESULT).exists():
+    if (directory / layout.result).exists():
         raise RunExists(f"{directory} already holds this result.", f"rtk show {directory}; --force runs it again")
 
 
@@ -107,13 +152,13 @@ def _contents(directory: Path) -> list[Path]:
         raise files.write_error(directory, problem) from None
 
 
-def _config(directory: Path) -> Any:
+def _config(directory: Path, layout: Layout = RUN) -> Any:
     """The request of the run in `directory`; None when it is no run of rtk. Others call their files config.json too."""
     try:
         found = files.read_json(directory / CONFIG)
     except BadData:
         return None
-    return found if isinstance(found, dict) and set(found) >= {"strategy", "config", "options"} else None
+    return found if isinstance(found, dict) and set(found) >= layout.keys else None
 
 
 def _difference(found: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
@@ -127,26 +172,26 @@ def _difference(found: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
     return "none"
 
 
-def _prepare(directory: Path, config: Mapping[str, Any], force: bool) -> None:
+def _prepare(directory: Path, config: Mapping[str, Any], layout: Layout, force: bool) -> None:
     if force:
-        clear(directory)
-    hidden = [*directory.glob(".*"), *(path for name in FOLDERS for path in (directory / name).rglob(".*"))]
+        clear(directory, layout)
+    hidden = [*directory.glob(".*"), *(path for name in layout.folders for path in (directory / name).rglob(".*"))]
     for path in filter(files.is_leftover, hidden):
         path.unlink(missing_ok=True)
     if not (directory / CONFIG).exists():
         files.write_json(directory / CONFIG, config)
 
 
-def clear(directory: Path) -> None:
+def clear(directory: Path, layout: Layout = RUN) -> None:
     """Delete a run, but nothing else that lies in its folder.
 
     The result goes first, so that a kill in between leaves no result without its weights, and the configuration last,
     so that what is left is still known as a run.
     """
     try:
-        for name in reversed(FILES[1:]):
+        for name in reversed(layout.files[1:]):
             (directory / name).unlink(missing_ok=True)
-        for name in FOLDERS:
+        for name in layout.folders:
             if (directory / name).is_dir():
                 shutil.rmtree(directory / name)
         (directory / CONFIG).unlink(missing_ok=True)

@@ -1,13 +1,61 @@
-"""Which evaluations are run, on how many images, with which seed."""
+"""Which evaluations are run, against which threats, on how many images, with which seed."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from .errors import BadValue, UnknownName
+from .threat import Threat
 
-ITEMS = ("clean", "pgd20", "autoattack")
-"""clean accuracy; PGD-20 with step eps/4 from a random start; AutoAttack standard."""
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of evaluation.
+
+    Attributes:
+        home: "module:function"; it makes a `Measure` from threat and classes, see rtk/evaluation/measure.py.
+        attacked: whether it is done once for every threat, or once only.
+        costly: whether it is done on `autoattack_images` instead of `images`.
+    """
+
+    home: str
+    attacked: bool = True
+    costly: bool = False
+
+
+KINDS = {
+    "clean": Kind("rtk.evaluation.attacked:clean", attacked=False),
+    "pgd20": Kind("rtk.evaluation.attacked:pgd20"),
+    "autoattack": Kind("rtk.evaluation.attacked:standard", costly=True),
+}
+"""By name. A new kind of evaluation is a module with its `Measure`, and a line here."""
+
+DEFAULT = ("clean", "pgd20", "autoattack")
+HINT = f"--suite {','.join(DEFAULT)}"
+
+
+@dataclass(frozen=True)
+class Item:
+    """One column of results: a kind of evaluation and, where it attacks, the threat.
+
+    `str(item)` is "clean", "pgd20@Linf:8/255", "autoattack@L2:0.5": the key of scores, changes and verdicts everywhere.
+    """
+
+    name: str
+    threat: Threat | None = None
+
+    def __str__(self) -> str:
+        return self.name if self.threat is None else f"{self.name}@{self.threat}"
+
+    @property
+    def file(self) -> str:
+        """As part of a file name."""
+        return str(self).replace("/", "_")
+
+    @property
+    def kind(self) -> Kind:
+        """What is known about evaluations of this name."""
+        return KINDS[self.name]
 
 
 @dataclass(frozen=True)
@@ -15,31 +63,48 @@ class Suite:
     """What is evaluated.
 
     Attributes:
-        items: of ITEMS, in order.
-        images: test images for clean accuracy and PGD; None for all.
+        names: of KINDS, in order.
+        threats: against each of which the attacks are run.
+        images: test images; None for all.
         autoattack_images: test images for AutoAttack, a prefix of the same order; None for all.
         chunk_size: images attacked together; part of an evaluation's identity.
         seed: of the order of the test images and of every attack.
     """
 
-    items: tuple[str, ...] = ITEMS
+    names: tuple[str, ...] = DEFAULT
+    threats: tuple[Threat, ...] = (Threat(),)
     images: int | None = None
     autoattack_images: int | None = 128
     chunk_size: int = 128
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not self.items:
-            raise BadValue("--suite: nothing to evaluate (allowed: clean, pgd20, autoattack).")
-        for item in self.items:
-            if item not in ITEMS:
-                raise UnknownName("evaluation", item, ITEMS, "--suite clean,pgd20,autoattack")
+        check_names(self.names)
+        if not self.threats and any(KINDS[name].attacked for name in self.names):
+            raise BadValue("--threats: got nothing, but the suite holds attacks.", "--threats Linf:8/255")
         for name, value in (("--images", self.images), ("--autoattack-images", self.autoattack_images)):
             if value is not None and value < 1:
                 raise BadValue(f"{name}: got {value} (allowed: 1 or more, or 'all').")
         if self.chunk_size < 1:
             raise BadValue(f"--chunk-size: got {self.chunk_size} (allowed: 1 or more).")
 
-    def n(self, item: str) -> int | None:
+    @property
+    def items(self) -> tuple[Item, ...]:
+        """Every kind in order; an attack once for each threat."""
+        names = dict.fromkeys(self.names)
+        return tuple(
+            Item(name, threat) for name in names for threat in (self.threats if KINDS[name].attacked else (None,))
+        )
+
+    def n(self, item: Item) -> int | None:
         """Test images for an item; None for all."""
-        return self.autoattack_images if item == "autoattack" else self.images
+        return self.autoattack_images if item.kind.costly else self.images
+
+
+def check_names(names: tuple[str, ...]) -> None:
+    """Refuse an empty suite, and a kind of evaluation that does not exist."""
+    if not names:
+        raise BadValue(f"--suite: nothing to evaluate (allowed: {', '.join(KINDS)}).", HINT)
+    for name in names:
+        if name not in KINDS:
+            raise UnknownName("evaluation", name, KINDS, HINT)

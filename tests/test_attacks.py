@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from itertools import accumulate
 
 import pytest
 import torch
@@ -10,18 +11,34 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from rtk.attacks import Attack, autoattack, check_ball, check_images, distance, frozen, pgd
+from rtk.attacks import (
+    Attack,
+    apgd,
+    apgd_t,
+    autoattack,
+    check_ball,
+    check_images,
+    distance,
+    fab_t,
+    frozen,
+    label,
+    pgd,
+    square,
+    trades_pgd,
+)
 from rtk.errors import AttackError, BadValue
 from rtk.threat import Threat
 
 EPS = Threat("Linf", 0.1)
+BALLS = [EPS, Threat("L2", 1.0)]
 
 
-def small() -> nn.Module:
+def small(classes: int = 5) -> nn.Module:
     """A network with dropout and BatchNorm, some of it in evaluation mode, some parameters frozen."""
     torch.manual_seed(0)
     net = nn.Sequential(
-        nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(0.5), nn.Flatten(), nn.Linear(256, 5)
+        *(nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU()),
+        *(nn.Dropout(0.5), nn.Flatten(), nn.Linear(256, classes)),
     )
     net.train()
     net[1].eval()
@@ -55,7 +72,21 @@ def batch(n: int = 6) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.rand(n, 3, 8, 8, generator=generator), torch.arange(n) % 5
 
 
-ATTACKS = [pgd(EPS, steps=3), pgd(Threat("L2", 0.5), steps=3), *autoattack(EPS, 5)[:2]]
+def brief(threat: Threat, classes: int) -> tuple[Attack, ...]:
+    """The attacks of AutoAttack with so few steps and queries that they take no time."""
+    return (
+        apgd(threat, steps=4),
+        apgd_t(threat, classes, steps=4),
+        fab_t(threat, classes, steps=3),
+        square(threat, queries=20),
+    )
+
+
+ATTACKS = [
+    attack
+    for threat in BALLS
+    for attack in (pgd(threat, steps=3), apgd(threat, loss="dlr", steps=4), *brief(threat, 5))
+] + [trades_pgd(EPS, steps=3)]
 
 
 @pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: f"{attack.name}-{attack.threat.norm}")
@@ -87,7 +118,7 @@ class Breaks(nn.Module):
 
 
 @pytest.mark.parametrize("problem", [RuntimeError("out of memory"), KeyboardInterrupt()], ids=["error", "ctrl-c"])
-@pytest.mark.parametrize("attack", ATTACKS[:3:2], ids=lambda attack: attack.name)
+@pytest.mark.parametrize("attack", [*ATTACKS[:3], trades_pgd(EPS, steps=3)], ids=lambda attack: attack.name)
 def test_an_exception_in_the_middle_leaves_no_trace(attack: Attack, problem: BaseException) -> None:
     net = small()
     before = trace(net)
@@ -155,11 +186,54 @@ def test_B9_pgd_without_random_start_judges_each_image_alone(source, images) -> 
         assert torch.equal(source.model(together).argmax(1), source.model(alone).argmax(1))
 
 
-def test_works_with_inputs_in_channels_last(source, images) -> None:
-    x, y = images
-    for attack in autoattack(EPS, 10)[:1]:
-        plain = attack(source.model, x[:4], y[:4], seed=0)
-        assert torch.equal(plain, attack(source.model, x[:4].to(memory_format=torch.channels_last), y[:4], seed=0))
+@pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: f"{attack.name}-{attack.threat.norm}")
+def test_works_with_images_and_networks_in_channels_last(source, images, attack: Attack) -> None:
+    x, y = images[0][:6], images[1][:6]
+    plain = attack(source.model, x, y, seed=0)
+    assert torch.equal(plain, attack(source.model, x.to(memory_format=torch.channels_last), y, seed=0))
+    turned = copy.deepcopy(source.model).to(memory_format=torch.channels_last)
+    adversarial = attack(turned, x, y, seed=0)
+    with torch.no_grad(), frozen(source.model):
+        assert torch.equal(source.model(plain).argmax(1), source.model(adversarial).argmax(1))
+
+
+@pytest.mark.parametrize("threat", BALLS, ids=lambda threat: threat.norm)
+def test_a_smaller_batch_changes_no_verdict(source, images, threat: Threat) -> None:
+    model, (x, y) = copy.deepcopy(source.model).eval(), (each[:8] for each in images)
+    sizes: list[int] = []
+    model.register_forward_pre_hook(lambda _, given: sizes.append(len(given[0])))
+    for attack in (pgd(threat, steps=3), *brief(threat, 4)):
+        whole = attack(model, x, y, seed=0)
+        for batch_size in (1, 3, 7):
+            sizes.clear()
+            parts = attack(model, x, y, seed=0, batch=batch_size)
+            assert max(sizes) == batch_size, attack.name
+            with torch.no_grad():
+                assert torch.equal(model(whole).argmax(1), model(parts).argmax(1)), (attack.name, batch_size)
+
+
+@pytest.mark.parametrize("attack", [pgd(EPS, steps=2), *brief(EPS, 4)[:3]], ids=lambda attack: attack.name)
+def test_a_smaller_batch_needs_less_memory(attack: Attack) -> None:
+    """The highest sum of allocated bytes, with a network whose activations are much larger than the images."""
+    wide = nn.Sequential(
+        *(nn.Conv2d(3, 128, 3, padding=1), nn.ReLU(), nn.Conv2d(128, 128, 1), nn.ReLU()),
+        *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(128, 4)),
+    )
+    x, y = torch.rand(32, 3, 16, 16), torch.arange(32) % 4
+
+    def peak(batch_size: int | None) -> int:
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as found:
+            attack(wide, x, y, seed=0, batch=batch_size)
+        events = [each for each in found.profiler.kineto_results.events() if each.name() == "[memory]"]
+        return max(accumulate(each.nbytes() for each in sorted(events, key=lambda each: each.start_ns())))
+
+    peak(None)  # the first run also allocates what the libraries keep
+    assert peak(4) < peak(None) / 4
+
+
+def test_a_batch_of_nothing_is_refused() -> None:
+    with pytest.raises(BadValue, match="got 0"):
+        pgd(EPS, steps=1)(small(), *batch(), seed=0, batch=0)
 
 
 @pytest.mark.parametrize(
@@ -182,10 +256,61 @@ def test_a_result_outside_the_ball_is_an_error() -> None:
             check_ball(clean, far, EPS, "test")
 
 
-@pytest.mark.parametrize("classes, norm", [(3, "Linf"), (10, "L2")])
-def test_autoattack_refuses_what_it_cannot_do_as_the_reference_does(classes: int, norm: str) -> None:
-    with pytest.raises(BadValue, match="AutoAttack"):
-        autoattack(Threat(norm, 0.5), classes)
+@pytest.mark.parametrize("threat", BALLS, ids=lambda threat: threat.norm)
+@pytest.mark.parametrize("classes", [2, 3, 4, 5, 9, 10, 100])
+def test_every_number_of_classes(classes: int, threat: Threat) -> None:
+    net, (x, _) = small(classes), batch()
+    with torch.no_grad(), frozen(net):
+        y = net(x).argmax(1)  # every image is right, so every attack has all of them to break
+    for attack, standard in zip(brief(threat, classes), autoattack(threat, classes), strict=True):
+        assert {**attack.settings, "steps": 0, "n_queries": 0} == {**standard.settings, "steps": 0, "n_queries": 0}
+        adversarial = attack(net, x, y, seed=0)
+        with torch.no_grad(), frozen(net):
+            assert (net(adversarial).argmax(1) != y).any(), f"{attack.name} breaks nothing"
+    targeted = autoattack(threat, classes)[1:3]
+    assert [attack.settings["n_classes"] for attack in targeted] == [min(10, classes)] * 2, "at most nine targets"
+
+
+def test_a_name_says_what_ran() -> None:
+    for classes in (4, 5, 10, 1000):
+        assert label(autoattack(EPS, classes)) == "AutoAttack standard"
+    assert label(autoattack(EPS, 3)) == "APGD-CE + APGD-T (CE) + FAB-T + Square"
+    assert label(autoattack(EPS, 10)[:2]) == "APGD-CE + APGD-T"
+    assert label(brief(EPS, 10)) == "APGD-CE (4) + APGD-T (4) + FAB-T (3) + Square (20)"
+    assert label([pgd(EPS, steps=20)]) == "pgd20"
+    ce, targeted, _, black = autoattack(EPS, 10)
+    assert "standard" not in label([ce, targeted, fab_t(EPS, 5), black]), "other targets"
+    assert "standard" not in label([ce, targeted, *autoattack(Threat("L2", 0.1), 10)[2:]]), "two threats"
+
+
+@pytest.mark.parametrize("classes", [1, 0])
+def test_one_class_cannot_be_attacked(classes: int) -> None:
+    with pytest.raises(BadValue, match="2 classes"):
+        autoattack(EPS, classes)
+
+
+def test_the_dlr_loss_says_that_it_needs_three_classes() -> None:
+    with pytest.raises(BadValue, match="3 classes"):
+        apgd(EPS, loss="dlr", steps=2)(small(2), batch()[0], batch()[1] % 2, seed=0)
+
+
+def test_an_attack_of_no_steps_or_an_unknown_loss_is_refused() -> None:
+    for ask in (lambda: apgd(EPS, steps=0), lambda: square(EPS, queries=0), lambda: apgd(EPS, loss="mse")):  # type: ignore[arg-type]
+        with pytest.raises(BadValue, match="got"):
+            ask()
+
+
+@settings(max_examples=20, deadline=None)
+@given(height=st.integers(2, 20), width=st.integers(2, 20), norm=st.sampled_from(["Linf", "L2"]))
+def test_square_takes_images_of_every_shape(height: int, width: int, norm: str) -> None:
+    """`Attack` itself checks that they stay in the ball."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(3 * height * width, 4))
+    x = torch.rand(3, 3, height, width)
+    with torch.no_grad():
+        y = net(x).argmax(1)
+    adversarial = square(Threat(norm, 0.01), queries=15)(net, x, y, seed=0)
+    assert adversarial.shape == x.shape
 
 
 def test_settings_are_the_reference_ones() -> None:

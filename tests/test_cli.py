@@ -122,6 +122,11 @@ WRONG = [
     ("strategies shw rift", "No such command 'shw'", "rtk strategies --help"),
     ("datasets download sings", "Unknown data set to download 'sings'.", ""),
     ("backbones a b", "Got unexpected extra argument", "rtk backbones --help"),
+    ("evaluate", "Nothing to evaluate was named.", "rtk evaluate runs/NAME"),
+    ("evaluate rtk:fashion-resent", "Did you mean 'fashion-resnet'?", "rtk backbones"),
+    ("evaluate timm:resnet18", "timm:resnet18: on which data?", "--dataset NAME"),
+    ("evaluate rtk:fashion-resnet --threats 8/255", "got '8/255' (allowed: NORM:EPS", "--threats Linf:8/255"),
+    ("verify", "Name one file: FILE or --images FILE.", "rtk verify"),
     ("show", "No run directory was named.", "rtk show runs/NAME"),
     ("show nowhere", "nowhere/result.json: No such file or directory.", "ls runs"),
 ]
@@ -146,6 +151,8 @@ LISTINGS = [
     "backbones",
     "datasets",
     "finetune --help",
+    "evaluate --help",
+    "verify --help",
     "finetune --strategy rift --help",
 ]
 

@@ -10,18 +10,17 @@ import pytest
 import torch
 from torch import nn
 
-from rtk import evaluate as module
 from rtk import files
 from rtk.attacks import autoattack, pgd
 from rtk.backbones import hash_state
-from rtk.evaluate import Subject, attacks_of, evaluate, identities, judge, order_of
-from rtk.finetune import save_network
+from rtk.evaluation import Subject, chunks, identities, judge, judge_all, load, order_of, save_network
 from rtk.progress import Silent
 from rtk.seeds import derive
-from rtk.suite import Suite
+from rtk.suite import Item, Suite
 from rtk.threat import Threat
 
 EPS = Threat("Linf", 0.1)
+CLEAN, PGD = Item("clean"), Item("pgd20", EPS)
 
 
 @pytest.fixture
@@ -33,8 +32,7 @@ def subject(source, tmp_path: Path) -> Subject:
         dataset="fashion",
         root=None,
         image_size=None,
-        threat=EPS,
-        suite=Suite(("clean", "pgd20"), images=48, chunk_size=16),
+        suite=Suite(("clean", "pgd20"), (EPS,), images=48, chunk_size=16),
         device="cpu",
         verdicts=tmp_path / "verdicts",
     )
@@ -72,7 +70,7 @@ def test_the_cascade_gives_the_reference_verdicts(source, images) -> None:
 
     model = source.model
     x, y = images[0][:24], images[1][:24]
-    verdicts = judge(model, x, y, autoattack(EPS, 10)[:2], seed=0)
+    verdicts = judge(model, x, y, autoattack(EPS, 10)[:2], seed=0).verdicts
     reference = pyautoattack.AutoAttack(
         model, version="custom", attacks=["apgd-ce", "apgd-t"], eps=EPS.eps, norm="Linf", device="cpu"
     )
@@ -88,8 +86,8 @@ def test_the_cascade_gives_the_reference_verdicts(source, images) -> None:
 
 
 def test_B10_robust_is_never_above_clean_and_attacks_only_take_away(source, images) -> None:
-    verdicts = judge(source.model, *images, (*attacks_of("autoattack", EPS, 10)[:1], pgd(EPS, steps=20)), seed=0)
-    rows = list(verdicts.values())
+    found = judge(source.model, *images, (*autoattack(EPS, 10)[:1], pgd(EPS, steps=20)), seed=0)
+    rows = list(found.verdicts.values())
     for before, after in pairwise(rows):
         assert all(old or not new for old, new in zip(before, after, strict=True))
 
@@ -103,7 +101,7 @@ def test_nan_logits_are_broken_never_robust() -> None:
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return self.linear(x.flatten(1)) * torch.nan
 
-    verdicts = judge(Nan(), torch.rand(5, 3, 4, 4), torch.zeros(5, dtype=torch.long), (), seed=0)
+    verdicts = judge(Nan(), torch.rand(5, 3, 4, 4), torch.zeros(5, dtype=torch.long), (), seed=0).verdicts
     assert verdicts["clean"] == [False] * 5
 
 
@@ -115,16 +113,13 @@ def test_the_test_order_is_a_class_balanced_permutation() -> None:
     assert torch.equal(order, order_of(labels, 3)) and not torch.equal(order, order_of(labels, 4))
 
 
-def verdicts_of(found: list) -> list:
-    return [{item: {k: v for k, v in rows.items() if k != "seconds"} for item, rows in one.items()} for one in found]
+def test_workers_batches_and_interruptions_change_no_verdict(subject: Subject, tmp_path: Path, monkeypatch) -> None:
+    alone = judge_all([subject], Silent(), workers=1)
+    for workers, batch in ((2, None), (4, 5), (1, 3)):
+        other = replace(subject, verdicts=tmp_path / f"{workers} {batch}", batch_size=batch)
+        assert judge_all([other], Silent(), workers=workers) == alone
 
-
-def test_workers_and_interruptions_change_no_verdict(subject: Subject, monkeypatch) -> None:
-    alone = verdicts_of(evaluate([subject], Silent(), workers=1))
-    two = replace(subject, verdicts=subject.verdicts.parent / "two")
-    assert verdicts_of(evaluate([two], Silent(), workers=2)) == alone
-
-    broken = replace(subject, verdicts=subject.verdicts.parent / "broken")
+    broken = replace(subject, verdicts=tmp_path / "broken")
     calls = []
 
     def interrupt(*job: object) -> None:
@@ -133,43 +128,45 @@ def test_workers_and_interruptions_change_no_verdict(subject: Subject, monkeypat
             raise KeyboardInterrupt
         original(*job)
 
-    original = module.judge_chunk
-    monkeypatch.setattr(module, "judge_chunk", interrupt)
+    original = chunks.judge_chunk
+    monkeypatch.setattr(chunks, "judge_chunk", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        evaluate([broken], Silent(), workers=1)
+        judge_all([broken], Silent(), workers=1)
     kept = {path: path.read_bytes() for path in broken.verdicts.rglob("*.json")}
     assert len(kept) == 2
-    assert verdicts_of(evaluate([broken], Silent(), workers=1)) == alone
+    assert judge_all([broken], Silent(), workers=1) == alone
     assert all(path.read_bytes() == before for path, before in kept.items()), "finished chunks are not computed again"
 
 
 def test_the_identity_holds_whatever_can_change_a_verdict(subject: Subject) -> None:
-    first = identities(subject)
-    assert first["clean"]["id"] != first["pgd20"]["id"]
+    first = {item.name: found["id"] for item, found in identities(subject).items()}
+    assert first["clean"] != first["pgd20"]
+    suite = subject.suite
     for other in (
-        replace(subject, threat=Threat("Linf", 0.2)),
+        replace(subject, suite=replace(suite, threats=(Threat("Linf", 0.2),))),
         replace(subject, weights="0"),
-        replace(subject, suite=replace(subject.suite, chunk_size=8)),
-        replace(subject, suite=replace(subject.suite, seed=1)),
-        replace(subject, suite=replace(subject.suite, images=32)),
+        replace(subject, suite=replace(suite, chunk_size=8)),
+        replace(subject, suite=replace(suite, seed=1)),
+        replace(subject, suite=replace(suite, images=32)),
     ):
-        assert identities(other)["pgd20"]["id"] != first["pgd20"]["id"]
-    assert identities(replace(subject, verdicts=Path("elsewhere"))) == first
+        assert {item.name: found["id"] for item, found in identities(other).items()}["pgd20"] != first["pgd20"]
+    assert identities(replace(subject, verdicts=Path("elsewhere"), batch_size=3)) == identities(subject)
 
 
 def test_every_image_has_exactly_one_verdict_and_the_last_chunk_is_not_dropped(subject: Subject) -> None:
     odd = replace(subject, suite=replace(subject.suite, images=41))
-    (found,) = evaluate([odd], Silent(), workers=1)
-    for rows in found.values():
-        assert len(rows["indices"]) == len(set(rows["indices"])) == 41 == len(rows["clean"])
+    (found,) = judge_all([odd], Silent(), workers=1)
+    assert set(found) == {CLEAN, PGD}
+    for one in found.values():
+        assert len(one.indices) == len(set(one.indices)) == 41 == len(one.labels) == len(one.verdicts["clean"])
 
 
 def test_a_chunk_is_a_function_of_its_number_alone(subject: Subject) -> None:
-    (found,) = evaluate([subject], Silent(), workers=1)
+    (found,) = judge_all([subject], Silent(), workers=1)
     (path,) = [p for p in subject.verdicts.rglob("00002.json") if "pgd20" in str(p)]
     chunk = files.read_json(path)
-    model, data, order = module._load(subject)
-    indices = order[32:48]
-    split = data.split("test")
-    again = judge(model, split.images(indices), split.labels[indices], (pgd(EPS, steps=20),), derive(0, "chunk", 2))
-    assert chunk["pgd20"] == again["pgd20"] == found["pgd20"]["pgd20"][32:48]
+    loaded = load(subject)
+    indices = loaded.order[32:48]
+    images, labels = loaded.test.images(indices), loaded.test.labels[indices]
+    again = judge(loaded.model, images, labels, (pgd(EPS, steps=20),), derive(0, "chunk", 2)).verdicts
+    assert chunk["verdicts"]["pgd20"] == again["pgd20"] == found[PGD].verdicts["pgd20"][32:48]

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from rtk.attacks import autoattack, distance, pgd
-from rtk.evaluate import judge
+from rtk.evaluation import judge
 from rtk.finetune import finetune
 from rtk.threat import Threat
 
@@ -39,14 +39,14 @@ def test_verdicts_agree_with_the_cpu(source, images) -> None:
     """Rounding may flip an image that lies on the boundary; two of a hundred are more than ever seen."""
     x, y = images[0][:100], images[1][:100]
     attack = (pgd(EPS, steps=20, random_start=False),)
-    here = judge(source.model, x, y, attack, seed=0)["pgd20"]
-    there = judge(copy.deepcopy(source.model).cuda(), x.cuda(), y.cuda(), attack, seed=0)["pgd20"]
+    here = judge(source.model, x, y, attack, seed=0).verdicts["pgd20"]
+    there = judge(copy.deepcopy(source.model).cuda(), x.cuda(), y.cuda(), attack, seed=0).verdicts["pgd20"]
     assert sum(a != b for a, b in zip(here, there, strict=True)) <= 2
 
 
 def test_a_short_run_on_the_gpu(tmp_path: Path) -> None:
     result = finetune(request(Nudge, tmp_path, device="cuda"))
-    assert result.environment["device"].startswith("cuda") and result.rows[1].scores["pgd20"].n == 20
+    assert result.environment["device"].startswith("cuda") and result.rows[1].scores["pgd20@Linf:0.1"].n == 20
 
 
 def test_training_twice_gives_the_same_bits(source, tmp_path: Path) -> None:

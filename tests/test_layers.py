@@ -77,8 +77,8 @@ def plugins_use_the_public_names(path: Path, tree: ast.Module) -> Iterator[str]:
 
 def torchattacks_has_one_adapter(path: Path, tree: ast.Module) -> Iterator[str]:
     for name in imported(path, tree):
-        if of(name, "torchattacks") and not within(path, "rtk/attacks.py"):
-            yield f"imports {name}; rtk/attacks.py is the one place that knows its traps"
+        if of(name, "torchattacks") and not within(path, "rtk/attacks/"):
+            yield f"imports {name}; rtk/attacks/ is the one place that knows its traps"
 
 
 def networks_come_from_backbones(path: Path, tree: ast.Module) -> Iterator[str]:
@@ -99,21 +99,27 @@ def images_come_from_data(path: Path, tree: ast.Module) -> Iterator[str]:
             yield f"imports {name}; rtk/data/ is the one place that reads images"
 
 
+def corruptions_are_made_in_one_place(path: Path, tree: ast.Module) -> Iterator[str]:
+    for name in imported(path, tree):
+        if of(name, "imagecorruptions", "skimage", "cv2") and not within(path, "rtk/corruptions/"):
+            yield f"imports {name}; rtk/corruptions/ is the one place that needs the extra `corruptions`"
+
+
 def only_evaluation_reads_test_data(path: Path, tree: ast.Module) -> Iterator[str]:
-    if within(path, "rtk/evaluate.py", "rtk/data/"):
+    if within(path, "rtk/evaluation/", "rtk/data/"):
         return
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and _name(node.func) in ("split", "_read", "read"):
             given = [*node.args, *(keyword.value for keyword in node.keywords)]
             if any(isinstance(each, ast.Constant) and each.value == "test" for each in given):
-                yield 'asks for the split "test"; only rtk/evaluate.py reads test data'
+                yield 'asks for the split "test"; only rtk/evaluation/ reads test data'
 
 
 BAD: list[tuple[Rule, str, str]] = [
     (core_knows_no_strategy, "rtk/run.py", "from rtk_plugins import rift"),
     (core_knows_no_strategy, "rtk/run.py", "import rtk_plugins.rift as rift"),
     (core_knows_no_strategy, "rtk/cli/x.py", "name = 'rtk_plugins.rift'"),
-    (plugins_use_the_public_names, "plugins/a.py", "from rtk.evaluate import evaluate"),
+    (plugins_use_the_public_names, "plugins/a.py", "from rtk.evaluation import evaluate"),
     (plugins_use_the_public_names, "plugins/a.py", "import rtk.cli"),
     (plugins_use_the_public_names, "plugins/a.py", "from rtk import bench"),
     (plugins_use_the_public_names, "plugins/a.py", "import torch"),
@@ -121,7 +127,7 @@ BAD: list[tuple[Rule, str, str]] = [
     (plugins_use_the_public_names, "plugins/a.py", "from . import rift"),
     (plugins_use_the_public_names, "plugins/a.py", "from .rift import Losses"),
     (plugins_use_the_public_names, "plugins/a.py", "from rtk_plugins.rift import Losses"),
-    (torchattacks_has_one_adapter, "rtk/evaluate.py", "import torchattacks"),
+    (torchattacks_has_one_adapter, "rtk/evaluation/cascade.py", "import torchattacks"),
     (torchattacks_has_one_adapter, "plugins/a.py", "def f():\n    from torchattacks import PGD"),
     (networks_come_from_backbones, "rtk/finetune.py", "import timm"),
     (networks_come_from_backbones, "rtk/finetune.py", "from torchvision import models"),
@@ -129,6 +135,9 @@ BAD: list[tuple[Rule, str, str]] = [
     (networks_come_from_backbones, "rtk/run.py", "import importlib\nimportlib.import_module('robustbench.utils')"),
     (images_come_from_data, "rtk/run.py", "from torchvision import transforms"),
     (images_come_from_data, "rtk/backbones/x.py", "import torchvision.datasets"),
+    (corruptions_are_made_in_one_place, "rtk/evaluate.py", "import cv2"),
+    (corruptions_are_made_in_one_place, "rtk/data/x.py", "def f():\n    from skimage.color import rgb2hsv"),
+    (corruptions_are_made_in_one_place, "plugins/a.py", "import imagecorruptions.corruptions"),
     (only_evaluation_reads_test_data, "rtk/finetune.py", 'data.split("test")'),
     (only_evaluation_reads_test_data, "plugins/a.py", 'run.data.split(which="test")'),
 ]
@@ -137,9 +146,10 @@ GOOD = [
     ("plugins/a.py", "from rtk import Strategy"),
     ("plugins/a.py", "import math\nimport rtk\nfrom rtk.lazy import F, nn, torch"),
     ("plugins/a.py", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from torch import Tensor"),
-    ("rtk/attacks.py", "import torchattacks"),
+    ("rtk/attacks/mended.py", "import torchattacks"),
     ("rtk/backbones/zoo.py", "import timm"),
-    ("rtk/evaluate.py", 'data.split("test")'),
+    ("rtk/corruptions/kinds.py", "import cv2\nimport imagecorruptions"),
+    ("rtk/evaluation/subject.py", 'data.split("test")'),
     ("rtk/finetune.py", 'data.split("train")\nname.split(",")'),
 ]
 SOURCES = sorted(path.relative_to(ROOT) for place in ("rtk", "plugins") for path in (ROOT / place).rglob("*.py"))
@@ -170,7 +180,7 @@ def test_the_sources_are_found() -> None:
     assert {Path("rtk/cli/finetune.py"), Path("plugins/rift.py")} <= set(SOURCES)
 
 
-@pytest.mark.parametrize("module", ["rtk", "rtk.cli", "rtk.request", "rtk_plugins.rift"])
+@pytest.mark.parametrize("module", ["rtk", "rtk.cli", "rtk.corruptions", "rtk.request", "rtk_plugins.rift"])
 def test_no_torch_before_it_is_needed(module: str) -> None:
     code = f"import sys, {module}; print([name for name in ('torch', 'numpy', 'timm') if name in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"

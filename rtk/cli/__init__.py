@@ -19,8 +19,11 @@ from ..errors import Interrupted, RtkError, UnknownName
 
 COMMANDS = {
     "finetune": "Fine-tune a backbone with a strategy, and evaluate before and after.",
-    "show": "Show the result of a run again.",
+    "evaluate": "Evaluate a run, a backbone or a checkpoint.",
+    "verify": "Judge adversarial images on disk again: an evaluation's, or anybody's.",
+    "show": "Show the result of a run or an evaluation again.",
     "strategies": "List the strategies, or show one with its options.",
+    "plugins": "List the plugins, make one, or check one.",
     "backbones": "List the networks to start from.",
     "datasets": "List the data sets, or download one.",
     "doctor": "Check this installation and say how to mend it.",
@@ -79,7 +82,8 @@ def _ahead_of_click() -> Iterator[None]:
     cls=_Commands,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     invoke_without_command=True,
-    epilog="With --traceback anywhere in a command, an error is shown with where in the code it came from.",
+    epilog="Anywhere in a command: --traceback shows where in the code an error came from, --no-plugins loads the"
+    " strategies of rtk alone.",
 )
 @click.version_option(package_name="rtk", message="rtk %(version)s")
 @click.pass_context
@@ -96,7 +100,9 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command line; exit codes: 0 done, 1 a run failed, 2 a wrong request, 130 interrupted."""
     given = sys.argv[1:] if arguments is None else list(arguments)
     traceback = "--traceback" in given
-    given = [argument for argument in given if argument != "--traceback"]
+    if "--no-plugins" in given:
+        os.environ["RTK_NO_PLUGINS"] = "1"  # which worker processes inherit
+    given = [argument for argument in given if argument not in ("--traceback", "--no-plugins")]
     with _stopped_by_signals():
         code = _run(given, traceback)
     sys.exit(code)

@@ -19,7 +19,7 @@ def command(contains: str) -> None:
     """
     rows = [row for row in list_backbones() if contains.casefold() in row.uri.casefold()]
     if not in_terminal():
-        print_rows((row.uri, str(row.classes or ""), str(row.threat or ""), row.note) for row in rows)
+        print_rows((row.uri, str(row.classes or ""), row.threat.label if row.threat else "", row.note) for row in rows)
         return
     for group, members in groupby(rows, key=_group):
         _print_group(group, list(members))
@@ -35,7 +35,7 @@ def _group(row: Listing) -> str:
 
 
 def _print_group(group: str, rows: list[Listing]) -> None:
-    facts = {f": {row.classes} classes, trained for {row.threat}" for row in rows if row.classes and row.threat}
+    facts = {f": {row.classes} classes, trained for {row.threat.label}" for row in rows if row.classes and row.threat}
     click.echo(group + (facts.pop() if len(facts) == 1 else ""))
     width = max(len(row.uri) for row in rows if row.note) if any(row.note for row in rows) else 0
     for row in rows:

@@ -77,6 +77,14 @@ def check_values(arguments: Sequence[str], params: Sequence[click.Parameter]) ->
             raise BadValue(f"{argument}: a value is missing.", f"{argument} VALUE")
 
 
+class Checked(click.Command):
+    """A command that says which of its options lacks its value."""
+
+    def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
+        check_values(args, self.get_params(context))
+        return super().parse_args(context, args)
+
+
 def chosen(arguments: Sequence[str], *names: str) -> str | None:
     """The last value of an option in a raw command line, or None."""
     found = values_of(arguments, names)

@@ -1,4 +1,4 @@
-"""`rtk show DIR`: a result again."""
+"""`rtk show DIR`: a result or an evaluation again."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..errors import BadValue
 @click.option("--json", "as_json", is_flag=True, help="The whole result as JSON.")
 @click.option("--schema", is_flag=True, help="The JSON schema of results instead.")
 def command(directory: Path | None, as_json: bool, schema: bool) -> None:
-    """Show the result of the run in DIRECTORY."""
+    """Show the result of the run, or the evaluation, in DIRECTORY."""
     import json
 
     from .. import results
@@ -24,10 +24,13 @@ def command(directory: Path | None, as_json: bool, schema: bool) -> None:
         return
     if directory is None:
         raise BadValue("No run directory was named.", "rtk show runs/NAME; ls runs")
-    result = results.read(directory / "result.json")
+    found = results.read_any(directory)
     if as_json:
-        click.echo(result.model_dump_json(indent=2))
+        click.echo(found.model_dump_json(indent=2))
         return
-    from .table import print_result
+    from .table import print_evaluation, print_result
 
-    print_result(result, directory)
+    if isinstance(found, results.Evaluation):
+        print_evaluation(found, directory)
+    else:
+        print_result(found, directory)

@@ -1,0 +1,93 @@
+"""A cascade of attacks on one chunk of images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from ..attacks import Attack, check_images, frozen
+from ..seeds import derive
+from .measure import Judged, Tick
+from .memory import Memory
+
+
+def judge(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    attacks: tuple[Attack, ...],
+    seed: int,
+    tick: Tick | None = None,
+    memory: Memory | None = None,
+) -> Judged:
+    """Verdicts per image: `clean`, then for each attack whether the image is still classified correctly after it.
+
+    An image is robust only when it is correct before the first attack and after every one; what one attack breaks is
+    not given to the next. Success is decided by a separate float32 forward pass of the example; NaN or infinite logits
+    count as broken. The example of an image is the one that broke it, else the last attack's.
+
+    Args:
+        images: float32 (N, C, H, W) in [0, 1].
+        seed: each attack gets its own, derived from it and the attack's name.
+        tick: called with the work done, in image-forwards; see `cost`.
+    """
+    check_images(images)
+    tick = tick or _ignore
+    memory = memory or Memory(max(len(images), 1))
+    alive = memory.run(partial(correct, model, images, labels))
+    examples = images.clone()
+    verdicts = {"clean": alive.tolist()}
+    tick(len(images))
+    for attack in attacks:
+        kept = alive.nonzero().flatten()
+        clean, wanted = images[kept], labels[kept]
+        meter = _Meter(tick, len(images) * attack.cost, ceiling=len(kept) * attack.cost)
+        run = partial(_attack, attack, model, clean, wanted, derive(seed, attack.name), meter.count)
+        examples[kept] = memory.run(run)
+        alive[kept] = memory.run(partial(correct, model, examples[kept], wanted))
+        verdicts[attack.name] = alive.tolist()
+        meter.finish()
+    return Judged(verdicts, examples if attacks else None)
+
+
+def cost(attacks: tuple[Attack, ...]) -> int:
+    """Image-forwards per image, when nothing breaks."""
+    return 1 + sum(attack.cost for attack in attacks)
+
+
+def correct(model: nn.Module, images: Tensor, labels: Tensor, batch: int) -> Tensor:
+    """Whether each image is classified as labelled, bool (N,), with at most `batch` of them in the network at once."""
+    if len(images) == 0:
+        return torch.zeros(0, dtype=torch.bool, device=images.device)
+    with frozen(model), torch.no_grad():
+        logits = torch.cat([model(part).float() for part in images.split(batch)])
+    return (logits.argmax(1) == labels) & torch.isfinite(logits).all(1)
+
+
+def _attack(
+    attack: Attack, model: nn.Module, images: Tensor, labels: Tensor, seed: int, tick: Callable[[int], None], batch: int
+) -> Tensor:
+    return attack(model, images, labels, seed=seed, tick=tick, batch=batch)
+
+
+class _Meter:
+    """Counts the work of one attack: never more than it can have, and all of it in the end."""
+
+    def __init__(self, tick: Tick, total: float, ceiling: float):
+        self.tick, self.total, self.ceiling = tick, total, ceiling
+        self.done = 0.0
+
+    def count(self, images: int) -> None:
+        amount = min(float(images), self.ceiling - self.done)
+        self.done += amount
+        self.tick(amount)
+
+    def finish(self) -> None:
+        self.tick(self.total - self.done)
+
+
+def _ignore(amount: float) -> None:
+    pass

@@ -1,0 +1,175 @@
+"""One chunk of test images and one item: from its number to its verdicts on disk."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .. import files
+from ..seeds import derive
+from ..suite import Item
+from . import examples
+from .measure import Measure, Tick, measure_of
+from .memory import Memory
+from .subject import Subject, load
+
+VERSION = 1
+"""Of the protocol; raised when anything changes that can change a verdict."""
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Positions [start, stop) of the test order, judged by one item of the suite."""
+
+    item: Item
+    number: int
+    start: int
+    stop: int
+
+
+@dataclass
+class Collected:
+    """The verdicts of all chunks of one item, in test order.
+
+    Attributes:
+        indices, labels: of the N test images.
+        verdicts: by step, in the order in which they ran.
+        facts: of each chunk, see `Measure`.
+        least: images in the network at once where memory ran out, in the chunk with the fewest; None where it sufficed.
+    """
+
+    indices: list[int] = field(default_factory=list)
+    labels: list[int] = field(default_factory=list)
+    verdicts: dict[str, list[bool]] = field(default_factory=dict)
+    facts: list[dict[str, Any]] = field(default_factory=list)
+    least: int | None = None
+
+    def add(self, chunk: dict[str, Any]) -> None:
+        """Append what `judge_chunk` wrote."""
+        self.indices += chunk["indices"]
+        self.labels += chunk["labels"]
+        self.facts.append(chunk["facts"])
+        for step, values in chunk["verdicts"].items():
+            self.verdicts.setdefault(step, []).extend(values)
+        if chunk["halved"]:
+            self.least = min(chunk["batch_size"], self.least or chunk["batch_size"])
+
+
+def chunks_of(subject: Subject) -> list[Chunk]:
+    """Every chunk of every item."""
+    everything = len(load(subject).order)
+    size = subject.suite.chunk_size
+    return [
+        Chunk(item, number, start, min(start + size, stop))
+        for item in subject.suite.items
+        for stop in [min(subject.suite.n(item) or everything, everything)]
+        for number, start in enumerate(range(0, stop, size))
+    ]
+
+
+def measure(subject: Subject, item: Item) -> Measure:
+    """The measure of one item on the subject's data."""
+    return measure_of(item, load(subject).data.num_classes)
+
+
+def work(subject: Subject, chunk: Chunk) -> float:
+    """Image-forwards of a chunk when nothing breaks."""
+    return (chunk.stop - chunk.start) * measure(subject, chunk.item).cost
+
+
+@lru_cache(maxsize=16)
+def identities(subject: Subject) -> dict[Item, dict[str, Any]]:
+    """Everything that can change the verdicts of each item, with its digest under "id".
+
+    Rows with different identities are never ranked together.
+    """
+    found = {}
+    for item in subject.suite.items:
+        identity = {
+            "protocol": VERSION,
+            "item": str(item),
+            **measure(subject, item).settings,
+            "chunk_size": subject.suite.chunk_size,
+            "n": subject.suite.n(item),
+            "seed": subject.suite.seed,
+            "data": load(subject).test.sha256,
+            "weights": subject.weights,
+            "precision": "float32",
+        }
+        found[item] = {**identity, "id": files.digest(identity)[:16]}
+    return found
+
+
+def judge_chunk(subject: Subject, chunk: Chunk, tick: Tick) -> None:
+    """Compute one chunk and write its verdicts; before them its examples, where those are kept."""
+    loaded = load(subject)
+    indices = loaded.order[chunk.start : chunk.stop]
+    device = torch.device(subject.device)
+    images, labels = loaded.test.images(indices), loaded.test.labels[indices]
+    memory = Memory(min(subject.batch_size or len(indices), len(indices)))
+    begun = time.monotonic()
+    with exactly(device):
+        found = measure(subject, chunk.item).judge(
+            loaded.model,
+            images.to(device),
+            labels.to(device),
+            seed=derive(subject.suite.seed, "chunk", chunk.number),
+            tick=tick,
+            memory=memory,
+        )
+    if subject.examples is not None and found.examples is not None:
+        examples.write_part(subject.examples, chunk.item, chunk.number, found.examples)
+    files.write_json(
+        path_of(subject, chunk),
+        {
+            "indices": indices.tolist(),
+            "labels": labels.tolist(),
+            "verdicts": found.verdicts,
+            "facts": found.facts,
+            "seconds": round(time.monotonic() - begun, 3),
+            "batch_size": memory.batch,
+            "halved": memory.halved,
+        },
+    )
+
+
+@contextmanager
+def exactly(device: torch.device) -> Iterator[None]:
+    """The same bits every time: one thread on a CPU, no TF32 on a GPU; as before afterwards."""
+    # the order of floating-point sums may depend on the number of threads; the verdict must not
+    before = torch.get_num_threads()
+    tf32 = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    if device.type == "cpu":
+        torch.set_num_threads(1)
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = tf32
+
+
+def is_done(subject: Subject, chunk: Chunk) -> bool:
+    """Whether the verdicts of a chunk are on disk; they are written last."""
+    return path_of(subject, chunk).exists()
+
+
+def path_of(subject: Subject, chunk: Chunk) -> Path:
+    """Where the verdicts of a chunk are written."""
+    folder = f"{chunk.item.file}-{identities(subject)[chunk.item]['id']}"
+    return subject.verdicts / folder / f"{chunk.number:05d}.json"
+
+
+def collect(subject: Subject) -> dict[Item, Collected]:
+    """The verdicts of every item, when all chunks are done."""
+    found = {item: Collected() for item in subject.suite.items}
+    for chunk in chunks_of(subject):
+        found[chunk.item].add(files.read_json(path_of(subject, chunk)))
+    return found

@@ -1,0 +1,144 @@
+"""One evaluation from request to result."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+from typing import Any
+
+from .. import environment, files, results, rundir
+from ..backbones import Backbone, hash_state, open_backbone
+from ..data import open_dataset
+from ..errors import BadBackbone, Interrupted
+from ..progress import Progress, Silent
+from ..results import Evaluation, Examples
+from ..threat import Threat
+from . import examples
+from .chunks import Collected, chunks_of, identities
+from .measure import measure_of
+from .request import EvaluationRequest
+from .scores import final_of, row_of
+from .subject import Subject, load, save_network
+from .workers import judge_all
+
+
+def evaluate(
+    request: EvaluationRequest,
+    *,
+    force: bool = False,
+    progress: Progress | None = None,
+    command: list[str] | None = None,
+) -> Evaluation:
+    """Evaluate one network and write the folder of the evaluation.
+
+    An evaluation that was interrupted goes on where it stopped when the same request is made again.
+
+    Args:
+        force: throw away the evaluation that the folder holds.
+        command: what was typed, for the record.
+
+    Raises:
+        RequestError: the request cannot be met; nothing was written.
+        RunFailed: the evaluation broke; what was finished is kept.
+        Interrupted: Ctrl-C; what was finished is kept.
+    """
+    environment.make_deterministic()
+    device = environment.device(request.options.device)
+    directory = request.directory
+    backbone = open_network(request)
+    suite = request.options.suite_at(backbone.threat or Threat(), request.options.seed)
+    for item in suite.items:  # what cannot be judged is refused before anything is written
+        measure_of(item, backbone.classes)
+    weights = hash_state(backbone.model.native_state())
+    subject = Subject(
+        directory=directory / "network",
+        weights=weights,
+        dataset=request.dataset,
+        root=request.options.data_root,
+        image_size=request.options.image_size,
+        suite=suite,
+        device=str(device),
+        verdicts=directory / "verdicts",
+        batch_size=request.options.batch_size,
+        examples=directory / "examples" if request.options.save_examples else None,
+    )
+    config = {**request.describe(), "inputs": {"rtk": environment.version(), "weights": weights}}
+    try:
+        with rundir.claim(directory, config, rundir.EVALUATION, force=force):
+            begun = time.monotonic()
+            files.write_json(directory / "environment.json", environment.describe(device))
+            save_network(subject.directory, backbone, backbone.model)
+            (verdicts,) = judge_all([subject], progress or Silent(), request.options.workers)
+            found = Evaluation(
+                rtk=environment.version(),
+                created=datetime.now(UTC).isoformat(timespec="seconds"),
+                command=command or [],
+                backbone=describe_backbone(backbone),
+                dataset=_describe_data(subject),
+                row=row_of(backbone.uri, subject, verdicts),
+                examples=_examples(subject, verdicts),
+                seconds=round(time.monotonic() - begun, 1),
+                environment=files.read_json(directory / "environment.json"),
+            )
+            results.write(directory / results.EVALUATION, found)
+            return found
+    except KeyboardInterrupt:
+        raise Interrupted(
+            f"Interrupted; what was finished is kept in {directory}.", "the same command goes on from there"
+        ) from None
+
+
+def open_network(request: EvaluationRequest) -> Backbone:
+    """The network to judge.
+
+    Raises:
+        BadBackbone: its classes are not those of the data set.
+    """
+    options = request.options
+    data = open_dataset(request.dataset, root=options.data_root, image_size=options.image_size)
+    backbone = open_backbone(options.backbone, weights=options.weights, head=options.head, blocks=options.blocks)
+    if backbone.classes != data.num_classes:
+        raise BadBackbone(
+            f"{options.backbone} tells {backbone.classes} classes apart, {request.dataset} has {data.num_classes}.",
+            f"rtk finetune --backbone {options.backbone} --dataset {request.dataset}",
+        )
+    return backbone
+
+
+def describe_backbone(backbone: Backbone) -> dict[str, Any]:
+    """What a result says about a backbone, as JSON."""
+    return {
+        "uri": backbone.uri,
+        "weights": hash_state(backbone.model.native_state()),
+        "threat": {"norm": backbone.threat.norm, "eps": backbone.threat.eps} if backbone.threat else None,
+        "norms": str(backbone.structure.norms),
+        "head": backbone.structure.head,
+        "new_head": backbone.new_head,
+        "parameters": sum(parameter.numel() for parameter in backbone.model.parameters()),
+    }
+
+
+def _describe_data(subject: Subject) -> dict[str, Any]:
+    loaded = load(subject)
+    return {
+        "uri": loaded.data.uri,
+        "classes": loaded.data.num_classes,
+        "image_shape": list(loaded.data.image_shape),
+        "images": {"test": len(loaded.test)},
+        "sha256": {"test": loaded.test.sha256},
+    }
+
+
+def _examples(subject: Subject, verdicts: dict[Any, Collected]) -> dict[str, Examples]:
+    """Join the examples of every attacked item."""
+    if subject.examples is None:
+        return {}
+    joined = {}
+    for item, final in final_of(subject, verdicts).items():
+        if item.threat is None:
+            continue
+        one = verdicts[item]
+        rest: dict[str, list[int]] = {"labels": one.labels, "indices": one.indices, "robust": [*final]}
+        numbers = [chunk.number for chunk in chunks_of(subject) if chunk.item == item]
+        joined[str(item)] = examples.join(subject.examples, item, numbers, rest, identities(subject)[item])
+    return joined
