@@ -233,6 +233,7 @@ def attach(model: nn.Module, modules: Sequence[str], beta: float) -> list[str]:
             raise rtk.Refusal(f"'{name}' is parametrised already, so its norm cannot be set.", "--strategy last-k")
         if isinstance(layer, nn.Conv2d) and standardises(layer):
             raise rtk.Refusal(f"'{name}' is standardised, so its norm has no effect.", "--strategy last-k")
+    model.eval()  # in training mode each registration would make one step of power iteration
     for _, layer, tensor in found:
         rule = spectral()(layer.get_parameter(tensor).detach(), getattr(layer, "groups", 1), beta)
         nn.utils.parametrize.register_parametrization(layer, tensor, rule)

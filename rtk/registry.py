@@ -55,13 +55,13 @@ class Listed:
     problem: str | None = None
 
 
-def find(paths: Iterable[metadata.Distribution] | None = None) -> list[Plugin]:
+def find(paths: Iterable[metadata.Distribution] | None = None, group: str = hookspecs.GROUP) -> list[Plugin]:
     """Every entry point of the group, sorted; nothing is imported."""
     own_only = os.environ.get(OFF, "0") not in ("", "0")
     found: dict[str, list[Plugin]] = {}
     for distribution in metadata.distributions() if paths is None else paths:
         try:
-            plugins = _read(distribution)
+            plugins = _read(distribution, group)
         except Exception:  # the metadata of any package on the path may be broken; that is not rtk's to report
             continue
         # an editable and a normal install of one distribution can both be on the path: the first is what is imported
@@ -70,8 +70,8 @@ def find(paths: Iterable[metadata.Distribution] | None = None) -> list[Plugin]:
     return sorted((plugin for plugins in found.values() for plugin in plugins), key=_order)
 
 
-def _read(distribution: metadata.Distribution) -> list[Plugin]:
-    entries = [entry for entry in distribution.entry_points if entry.group == hookspecs.GROUP]
+def _read(distribution: metadata.Distribution, group: str) -> list[Plugin]:
+    entries = [entry for entry in distribution.entry_points if entry.group == group]
     if not entries:
         return []
     owner, requires = distribution.metadata["Name"] or "unknown", tuple(distribution.requires or ())
@@ -90,12 +90,13 @@ def _order(plugin: Plugin) -> tuple[str, bool, str, str]:
 class Registry:
     """The plugins of this environment. Nothing is imported before it is needed."""
 
-    def __init__(self, plugins: Iterable[Plugin] | None = None):
+    def __init__(self, plugins: Iterable[Plugin] | None = None, group: str = hookspecs.GROUP):
         self._given = None if plugins is None else tuple(plugins)
+        self.group = group
 
     @cached_property
     def plugins(self) -> tuple[Plugin, ...]:
-        return tuple(find()) if self._given is None else self._given
+        return tuple(find(group=self.group)) if self._given is None else self._given
 
     def names(self) -> list[str]:
         """Every entry-point name, sorted."""
@@ -114,6 +115,8 @@ class Registry:
         """The one plugin registered as `name`; raises UnknownName, or PluginError when two are."""
         offers = [plugin for plugin in self.plugins if plugin.name == name]
         if not offers:
+            if self.group == hookspecs.OBSERVERS:
+                raise UnknownName("observer", name, self.names(), "rtk plugins")
             raise UnknownName("strategy", name, self.names(), "rtk strategies")
         if len(offers) > 1:
             raise PluginError(self._clash(offers), _way_out(offers))
@@ -172,16 +175,9 @@ def offered(plugin: Plugin) -> list[type[Strategy]]:
     Raises:
         PluginError: for anything that goes wrong on the way, also SystemExit; never an exception of the plugin itself.
     """
-    _check_version(plugin)
-    manager = pluggy.PluginManager(hookspecs.GROUP)
-    manager.add_hookspecs(hookspecs)
+    manager = _quarantine(plugin)
     try:
-        module: ModuleType = plugin.entry.load()
-        manager.register(module, plugin.name)
-        manager.check_pending()
         brought = manager.hook.rtk_strategies()
-    except pluggy.PluginValidationError as problem:
-        raise PluginError(f"{plugin}: {_one_line(problem)}. Known hooks: {', '.join(_hooks())}.") from problem
     except KeyboardInterrupt:
         raise
     except BaseException as problem:
@@ -192,6 +188,40 @@ def offered(plugin: Plugin) -> list[type[Strategy]]:
     for strategy in strategies:
         _check(plugin, strategy)
     return strategies
+
+
+def observer(name: str) -> ModuleType:
+    """Load the observer that is registered as `name`; see `rtk.observers`.
+
+    Raises:
+        UnknownName: no plugin offers it; the message suggests the nearest.
+        PluginError: two offer it, it cannot be loaded, or it implements no hook of an observer.
+    """
+    plugin = Registry(group=hookspecs.OBSERVERS).plugin(name)
+    ((_, module),) = _quarantine(plugin).list_name_plugin()
+    if not set(hooks_of(plugin)) - {"rtk_strategies"}:
+        raise PluginError(
+            f"{plugin}: implements no hook of an observer ({', '.join(_hooks()[1:])}).",
+            "decorate its functions with @rtk.hookimpl",
+        )
+    return module  # type: ignore[return-value]
+
+
+def _quarantine(plugin: Plugin) -> pluggy.PluginManager:
+    """Import one plugin and register it, alone; PluginError for anything that goes wrong on the way."""
+    _check_version(plugin)
+    manager = pluggy.PluginManager(hookspecs.GROUP)
+    manager.add_hookspecs(hookspecs)
+    try:
+        manager.register(plugin.entry.load(), plugin.name)
+        manager.check_pending()
+    except pluggy.PluginValidationError as problem:
+        raise PluginError(f"{plugin}: {_one_line(problem)}. Known hooks: {', '.join(_hooks())}.") from problem
+    except KeyboardInterrupt:
+        raise
+    except BaseException as problem:
+        raise PluginError(f"{plugin}: {type(problem).__name__}: {_one_line(problem)}") from problem
+    return manager
 
 
 def hooks_of(plugin: Plugin) -> list[str]:

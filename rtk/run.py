@@ -266,5 +266,20 @@ class Run:
             files.write_json(path, compute())
         return files.read_json(path)
 
+    def save(self, name: str, state: dict[str, Any]) -> None:
+        """Keep a state (tensors, numbers, text, and lists and dictionaries of these) for a resumed run, in one step.
+
+        For strategies with a training loop of their own; `fit` keeps its state by itself. It is gone after the run.
+        """
+        files.write(self._work(name, "pt"), lambda file: torch.save(state, file))
+
+    def saved(self, name: str) -> dict[str, Any] | None:
+        """What was kept last under `name`, on the CPU; None in a run that begins."""
+        path = self._work(name, "pt")
+        if not path.exists():
+            return None
+        found: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        return found
+
     def _work(self, name: str, suffix: str) -> Path:
         return self.directory / "work" / f"{name.replace('/', '_').replace(' ', '-')}.{suffix}"

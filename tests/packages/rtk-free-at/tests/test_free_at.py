@@ -1,0 +1,3 @@
+from rtk.testing import conformance
+
+test_conformance = conformance("free-at")
