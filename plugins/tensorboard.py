@@ -6,15 +6,12 @@ so that runs can be compared. Needs the extra: pip install 'rtk[tensorboard]'.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import rtk
 
-if TYPE_CHECKING:
-    from rtk.observers import RunInfo
 
-
-def writer(run: RunInfo) -> Any:
+def writer(run: rtk.RunInfo) -> Any:
     """A writer into the run's own folder; one for each call, so that nothing is lost when the run is killed."""
     from torch.utils.tensorboard import SummaryWriter
 
@@ -22,7 +19,7 @@ def writer(run: RunInfo) -> Any:
 
 
 @rtk.hookimpl
-def rtk_epoch_finished(run: RunInfo, phase: str, epoch: int, loss: float, scores: tuple[float, ...]) -> None:
+def rtk_epoch_finished(run: rtk.RunInfo, phase: str, epoch: int, loss: float, scores: tuple[float, ...]) -> None:
     with writer(run) as log:
         log.add_scalar(f"{phase}/loss", loss, epoch)
         if scores:
@@ -30,7 +27,7 @@ def rtk_epoch_finished(run: RunInfo, phase: str, epoch: int, loss: float, scores
 
 
 @rtk.hookimpl
-def rtk_run_finished(run: RunInfo, result: dict[str, Any]) -> None:
+def rtk_run_finished(run: rtk.RunInfo, result: dict[str, Any]) -> None:
     row = result["rows"][-1]
     accuracies = {f"accuracy/{score['label']}": score["accuracy"] for score in row["scores"].values()}
     options = {

@@ -16,6 +16,7 @@ from .strategy import Paper, Strategy
 from .threat import Threat
 
 if TYPE_CHECKING:
+    from .observers import RunInfo
     from .run import Run
     from .train import Step
 
@@ -26,6 +27,7 @@ __all__ = [
     "Refusal",
     "RtkError",
     "Run",
+    "RunInfo",
     "ScheduledConfig",
     "Step",
     "Strategy",
@@ -37,7 +39,7 @@ __all__ = [
     "schedules",
 ]
 
-_LATER = {"Run": "rtk.run", "Step": "rtk.train"}
+_LATER = {"Run": "rtk.run", "RunInfo": "rtk.observers", "Step": "rtk.train"}
 
 
 def __getattr__(name: str) -> Any:

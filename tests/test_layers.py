@@ -68,6 +68,8 @@ def plugins_use_the_public_names(path: Path, tree: ast.Module) -> Iterator[str]:
     if not within(path, "plugins/"):
         return
     for name in imported(path, without_type_checking(tree)):
+        if of(name, f"torch.utils.{path.stem}"):  # an observer is named after the tracker that it feeds
+            continue
         if name not in PUBLIC and name.partition(".")[0] not in sys.stdlib_module_names:
             yield (
                 f"imports {name}; a strategy uses `import rtk`, `from rtk.lazy import F, nn, torch` and the standard"
@@ -146,6 +148,7 @@ GOOD = [
     ("plugins/a.py", "from rtk import Strategy"),
     ("plugins/a.py", "import math\nimport rtk\nfrom rtk.lazy import F, nn, torch"),
     ("plugins/a.py", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from torch import Tensor"),
+    ("plugins/tensorboard.py", "def f():\n    from torch.utils.tensorboard import SummaryWriter"),
     ("rtk/attacks/mended.py", "import torchattacks"),
     ("rtk/backbones/zoo.py", "import timm"),
     ("rtk/corruptions/kinds.py", "import cv2\nimport imagecorruptions"),

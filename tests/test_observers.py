@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 import rtk
 from rtk.observers import Display, EarlyStop, LogFile, Observers, RunInfo
+from rtk.registry import observer
 
 from .small_run import changed, small_run, snapshot
 
@@ -94,7 +95,7 @@ def test_an_observer_that_fails_is_named_once_and_changes_nothing(source, tmp_pa
 
 def test_rtks_own_observers_may_stop_a_run(tmp_path: Path) -> None:
     """A log that cannot be written is the run's failure."""
-    with pytest.raises(rtk.RtkError, match="log.jsonl"):
+    with pytest.raises(rtk.RtkError, match=r"log\.jsonl"):
         Observers(info(tmp_path / "nowhere"), [LogFile()]).event("epoch", {})
 
 
@@ -122,3 +123,35 @@ def test_a_phase_that_was_stopped_stays_stopped_when_the_run_goes_on(source, tmp
 def test_early_stop_waits_as_long_as_it_says(scores: list[float], patience: int) -> None:
     stopped = EarlyStop(patience).rtk_epoch_finished(tuple(scores))
     assert stopped == (len(scores) > patience and max(scores[-patience:]) <= max(scores[:-patience]))
+
+
+# the observer that comes with rtk
+
+
+def scalars(directory: Path) -> dict[str, list[tuple[int, float]]]:
+    """What TensorBoard itself reads from a run."""
+    reading = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator", reason="an extra")
+    found = reading.EventAccumulator(str(directory / "tensorboard"))
+    found.Reload()
+    return {tag: [(event.step, event.value) for event in found.Scalars(tag)] for tag in found.Tags()["scalars"]}
+
+
+def test_tensorboard_reads_every_epoch_and_the_result(source, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard", reason="an extra")
+    observers = Observers(info(tmp_path), [LogFile()], {"tensorboard": observer("tensorboard")})
+    train(source, tmp_path, observers, select="clean")
+    score = {"label": "clean", "accuracy": 0.75}
+    observers.finished({"rows": [{"scores": {"clean": {**score, "accuracy": 0.5}}}, {"scores": {"clean": score}}]})
+    logged = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    found = scalars(tmp_path)
+    assert [event["event"] for event in logged] == ["epoch"] * 3
+    for tag, key in (("fine-tune/loss", "loss"), ("fine-tune/validation score", "score")):
+        assert [step for step, _ in found[tag]] == [1, 2, 3]
+        assert [value for _, value in found[tag]] == pytest.approx([event[key] for event in logged])
+    assert [value for _, value in found["accuracy/clean"]] == [0.75]
+
+
+def test_an_unknown_observer_is_refused_with_the_nearest_name() -> None:
+    with pytest.raises(rtk.UnknownName, match="tensorbord") as caught:
+        observer("tensorbord")
+    assert "tensorboard" in f"{caught.value.message} {caught.value.hint}"

@@ -33,6 +33,7 @@ class FreeAT(rtk.Strategy):
         if run.threat.norm != "Linf":
             raise rtk.Refusal(f"Free adversarial training moves by signs, in Linf; got {run.threat}.", "--norm Linf")
         config = self.config
+        model.requires_grad_(True)
         optimizer = torch.optim.SGD(model.parameters(), lr=config.lr, momentum=0.9, weight_decay=2e-4)
         loader = run.loader("train", batch_size=config.batch_size, shuffle=True, augment=run.augment)
         first = 0
@@ -57,7 +58,10 @@ class FreeAT(rtk.Strategy):
         for _ in range(self.config.replays):
             delta.requires_grad_()
             optimizer.zero_grad()
-            F.cross_entropy(model((images + delta).clamp(0, 1)), labels).backward()
+            loss = F.cross_entropy(model((images + delta).clamp(0, 1)), labels)
+            if not loss.isfinite():
+                raise rtk.RtkError(f"The loss is {float(loss)}.", "a smaller --lr")
+            loss.backward()
             optimizer.step()
             delta = (delta.detach() + eps * delta.grad.sign()).clamp(-eps, eps)
 

@@ -29,7 +29,9 @@ class WiseFT(rtk.Strategy):
         if run.new_head:
             raise rtk.Refusal("WiSE-FT averages classifiers; here the classifier is new.", "--strategy lwf")
         source = copy.deepcopy(model.state_dict())
-        tuned = run.fit(model, lambda model, step: F.cross_entropy(model(step.images), step.labels), **self.config.recipe())
+        tuned = run.fit(
+            model, lambda model, step: F.cross_entropy(model(step.images), step.labels), **self.config.recipe()
+        )
         alpha = self.config.alpha
         mixed = {
             name: torch.lerp(source[name], value, alpha) if value.is_floating_point() else value
