@@ -26,7 +26,6 @@ from .evaluation import (
     Subject,
     changes_between,
     describe_backbone,
-    final_of,
     judge_all,
     measure_of,
     row_of,
@@ -75,7 +74,7 @@ class Host:
         self.threat = Threat(options.norm or known.norm, known.eps if options.eps is None else options.eps)
         self.suite = options.suite_at(self.threat, options.evaluation_seed)
         for item in self.suite.items:  # what cannot be judged is refused before anything is trained
-            measure_of(item, self.data.num_classes)
+            measure_of(item, self.data)
 
     def finetune(self, force: bool, command: list[str]) -> Result:
         request = self.request
@@ -172,7 +171,7 @@ class Host:
         verdicts = judge_all(subjects, self.progress, self.request.options.workers)
         found = list(zip(subjects, verdicts, strict=True))
         rows = [row_of(name, *one) for name, one in zip(places, found, strict=True)]
-        return rows, changes_between(*(final_of(*one) for one in found)) if len(found) == 2 else {}
+        return rows, changes_between(subjects[0], *verdicts) if len(found) == 2 else {}
 
     def _subject(self, place: Path, name: str) -> Subject:
         options = self.request.options

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pydantic
 
 from .config import Config, option
-from .suite import DEFAULT, KINDS, Suite, check_names
+from .errors import BadData, BadValue
+from .suite import DEFAULT, KINDS, CorruptedImages, Suite, check_names
 from .threat import Threat, parse_threats
 
 DEFAULT_BACKBONE = "rtk:fashion-resnet"
@@ -57,9 +58,15 @@ class EvaluationOptions(Config):
         origin="rtk",
     )
     images: int | None = option(
-        None, "Test images for everything but AutoAttack; 'all', as by default, for all.", origin="rtk", ge=1
+        None, "Test images for clean and pgd20; 'all', as by default, for all.", origin="rtk", ge=1
     )
     autoattack_images: int | None = option(128, "Test images for AutoAttack; 'all' for all.", origin="rtk", ge=1)
+    corruption_images: int | None = option(
+        500, "Test images for corruptions, each in 75 corrupted copies; 'all' for all.", origin="rtk", ge=1
+    )
+    corrupted: Path | None = option(
+        None, "Folder like CIFAR-10-C whose images are read for corruptions; by default they are made.", origin="rtk"
+    )
     chunk_size: int = option(
         128, "Test images attacked together; part of the evaluation's identity.", origin="rtk", ge=1, le=4096
     )
@@ -67,7 +74,7 @@ class EvaluationOptions(Config):
         None, "Evaluation processes on a CPU; by default one per core.", origin="rtk", ge=1, le=256
     )
 
-    @pydantic.field_validator("images", "autoattack_images", mode="before")
+    @pydantic.field_validator("images", "autoattack_images", "corruption_images", mode="before")
     @classmethod
     def _all(cls, value: Any) -> Any:
         return None if value == "all" else value
@@ -83,10 +90,27 @@ class EvaluationOptions(Config):
     def _readable(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
         return None if value is None else tuple(map(str, parse_threats(value)))
 
+    @pydantic.model_validator(mode="after")
+    def _used(self) -> Self:
+        if self.corrupted is not None and "corruptions" not in self.suite:
+            raise BadValue("--corrupted: the suite holds no corruptions.", "--suite clean,corruptions")
+        if self.corrupted is not None and not self.corrupted.is_dir():
+            raise BadData(f"--corrupted {self.corrupted}: no such folder.", "--corrupted CIFAR-10-C")
+        return self
+
     def suite_at(self, own: Threat, seed: int) -> Suite:
         """The suite that these options ask for, of a network whose own threat is `own`."""
         threats = (own,) if self.threats is None else parse_threats(self.threats)
-        return Suite(self.suite, threats, self.images, self.autoattack_images, self.chunk_size, seed)
+        return Suite(
+            self.suite,
+            threats,
+            self.images,
+            self.autoattack_images,
+            self.chunk_size,
+            seed,
+            self.corruption_images,
+            None if self.corrupted is None else CorruptedImages.at(self.corrupted),
+        )
 
 
 EVALUATION_SEED: int = option(

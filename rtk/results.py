@@ -20,25 +20,49 @@ class _Part(pydantic.BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
 
+class Corrupted(_Part):
+    """Accuracy under common corruptions (Hendrycks & Dietterich, ICLR 2019) in detail; means weigh all cells alike."""
+
+    origin: str
+    """Where the corrupted images come from."""
+    cells: dict[str, list[float]]
+    """By corruption: accuracy at severities 1 to 5."""
+    corruptions: dict[str, float]
+    """By corruption: mean over severities."""
+    families: dict[str, float]
+    """Means of noise, blur, weather and digital."""
+    severities: list[float]
+    """Means at severities 1 to 5."""
+    missing: list[str]
+    """Corruptions of the 15 that the folder lacks."""
+    mce: float | None = None
+    """Mean corruption error relative to `baseline`, 1 for as many errors; null without one."""
+    baseline: str | None = None
+    """The network that mce is relative to."""
+
+
 class Score(_Part):
     """Accuracy of one network in one item of the suite."""
 
     item: str
-    """As in --suite: clean, pgd20, autoattack."""
+    """As in --suite: clean, pgd20, autoattack, corruptions."""
     threat: str | None
     """As in --threats: "Linf:8/255"; null where nothing is attacked."""
     label: str
     """What was measured, for a reader: "AutoAttack standard, Linf 8/255"."""
     correct: int = Field(ge=0)
-    """Samples classified correctly, after the attack where there is one."""
+    """Verdicts that are right, after the attack where there is one."""
     n: int = Field(ge=1)
-    """Samples judged."""
+    """Test images judged."""
+    copies: int = Field(1, ge=1)
+    """Verdicts on each image; more than 1 where corrupted copies of it are judged."""
     accuracy: float = Field(ge=0, le=1)
-    """correct / n."""
+    """correct / (n * copies)."""
     low: float = Field(ge=0, le=1)
-    """Lower end of the 95 % Wilson interval."""
+    """Lower end of the 95 % Wilson interval. The unit is the image: where there are copies, the interval is that of as
+    many independent verdicts as would vary like the means over the copies of an image."""
     high: float = Field(ge=0, le=1)
-    """Upper end of the 95 % Wilson interval."""
+    """Upper end."""
     class_correct: list[int]
     """`correct` of each class."""
     class_n: list[int]
@@ -47,6 +71,8 @@ class Score(_Part):
     """Samples still correct after each step of the item, such as an attack, in the order in which they ran."""
     least_batch: int | None = None
     """Images in the network at once where memory ran out, at the least; null where it sufficed. No verdict changes."""
+    corrupted: Corrupted | None = None
+    """Details of `corruptions`; null for any other item."""
     identity: dict[str, Any]
     """Everything that can change these verdicts, and its digest under "id"."""
 
@@ -64,17 +90,19 @@ class Row(_Part):
 
 
 class Change(_Part):
-    """The strategy's row minus the source's on the same samples."""
+    """The strategy's row minus the source's on the same test images."""
 
     value: float
     low: float
     high: float
-    """95 % interval for paired proportions (Bonett & Price 2012)."""
+    """95 % interval for paired proportions (Bonett & Price 2012), or for paired means over the copies of an image."""
     p: float
-    """McNemar's exact two-sided p-value."""
+    """Two-sided p-value of the exact sign test, which is McNemar's where an image has one verdict."""
     gained: int
+    """Images that became right, or right in more of their copies."""
     lost: int
     n: int
+    """Test images."""
 
 
 class Result(_Part):

@@ -319,3 +319,38 @@ def test_settings_are_the_reference_ones() -> None:
     assert ce.settings["steps"] == targeted.settings["steps"] == fab.settings["steps"] == 100
     assert targeted.settings["n_classes"] == fab.settings["n_classes"] == 10, "nine targets, however many classes"
     assert square.settings["n_queries"] == 5000 and square.settings["resc_schedule"] is False
+
+
+class MovesBuffers(nn.Module):
+    """BatchNorm in training mode whatever the mode, and a buffer that is another tensor after each forward pass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(3)
+        self.register_buffer("last", torch.zeros(3))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        self.norm.train()
+        self.last = images.mean((0, 2, 3))
+        return self.norm(images).mean((2, 3))
+
+
+def test_buffers_are_put_back_by_value_and_identity() -> None:
+    net = nn.Sequential(MovesBuffers(), nn.Linear(3, 5))
+    buffers = dict(net.named_buffers())
+    values = {name: value.clone() for name, value in buffers.items()}
+    with frozen(net), torch.no_grad():
+        net(torch.rand(4, 3, 8, 8))
+        assert not torch.equal(net[0].norm.running_mean, values["0.norm.running_mean"])
+        assert net[0].last is not buffers["0.last"]
+    for name, value in net.named_buffers():
+        assert value is buffers[name] and torch.equal(value, values[name]), name
+
+
+def test_a_graph_through_a_buffer_survives_an_attack_in_between() -> None:
+    net = nn.Sequential(nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(192, 5)).eval()
+    x, y = batch()
+    loss = nn.functional.cross_entropy(net(x), y)
+    pgd(EPS, steps=2)(net, x, y, seed=0)
+    loss.backward()
+    assert net[2].weight.grad is not None

@@ -105,13 +105,33 @@ def test_a_healthy_network_is_ok_in_everything(source, images) -> None:
     assert {name for _, expected in SPOILED for name in expected} <= {check.name for check in found}
 
 
-def test_memory_is_not_the_network_s_fault(source, images) -> None:
+@pytest.mark.parametrize(
+    "problem",
+    [torch.OutOfMemoryError("full"), MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")],
+)
+def test_memory_is_not_the_network_s_fault(problem: Exception, source, images) -> None:
     class Full(networks.Wrapped):
         def forward(self, x: Tensor) -> Tensor:
-            raise torch.OutOfMemoryError("full")
+            raise problem
 
-    with pytest.raises(torch.OutOfMemoryError):
+    with pytest.raises(type(problem)):
         before(Full(source.model), images[0][:4], images[1][:4], 10, seed=0)
+
+
+@pytest.mark.parametrize("batch", [1, 3, 40])
+def test_fewer_images_at_once_change_nothing_but_what_needs_a_batch(batch: int, source, images) -> None:
+    few = images[0][:12], images[1][:12]
+    seen: list[int] = []
+
+    class Watched(networks.Wrapped):
+        def forward(self, x: Tensor) -> Tensor:
+            seen.append(len(x))
+            return self.net(x)
+
+    found = before(Watched(source.model), *few, 10, seed=0, batch=batch)
+    whole = before(source.model, *few, 10, seed=0)
+    differ = [one.name for one, other in zip(found, whole, strict=True) if one.verdict != other.verdict]
+    assert max(seen) == min(batch, 12) and differ == (["batch-invariant"] if batch == 1 else [])
 
 
 BAD_DATA: list[tuple[Callable[[Tensor, Tensor], tuple[Tensor, Tensor]], dict[str, str]]] = [

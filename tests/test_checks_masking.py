@@ -113,30 +113,31 @@ def test_no_false_alarm_on_other_images_seeds_and_radii(name: str, threat: Threa
 
 
 def test_what_is_returned_is_complete_and_leaves_no_trace_and_does_not_depend_on_the_batch(natural, images) -> None:
-    few, done = first(images, 6), []
+    few, done = first(images, 30), []
     state, random = {name: value.clone() for name, value in natural.state_dict().items()}, torch.get_rng_state()
     natural.train()
     found = masking(natural, *few, SMALL, 10, seed=1, tick=done.append)
     assert natural.training and torch.equal(random, torch.get_rng_state())
     assert all(torch.equal(value, state[name]) for name, value in natural.state_dict().items())
-    assert sum(done) == cost(6) and min(done) >= 0
+    assert sum(done) == cost(30) and min(done) >= 0
     assert tuple(check.name for check in found) == NAMES
     assert found == [Check.model_validate_json(check.model_dump_json()) for check in found]
-    in_parts = masking(natural, *few, SMALL, 10, seed=1, batch=4)
+    in_parts = masking(natural, *few, SMALL, 10, seed=1, batch=16)
     assert [check.verdict for check in found] == [check.verdict for check in in_parts]
     assert [check.value for check in found] == pytest.approx([check.value for check in in_parts], abs=1e-3)
     natural.eval()
 
 
-@pytest.mark.parametrize("why", ["radius", "accuracy"])
-def test_without_anything_to_attack_nothing_is_claimed(why: str, natural, images) -> None:
-    x, y = first(images, 4)
+@pytest.mark.parametrize(("right", "eps"), [(24, 0.0), (0, 0.1), (19, 0.1)])
+def test_without_enough_to_attack_nothing_is_claimed(right: int, eps: float, natural, images) -> None:
+    x = images[0][:24]
     with torch.no_grad():
-        wrong = (natural(x).argmax(1) + 1) % 10
+        labels = natural(x).argmax(1)
+    labels[right:] = (labels[right:] + 1) % 10
     done: list[float] = []
-    labels, threat = (y, Threat("Linf", 0.0)) if why == "radius" else (wrong, SMALL)
-    found = masking(natural, x, labels, threat, 10, seed=0, tick=done.append)
-    assert {check.verdict for check in found} == {"skipped"} and sum(done) == cost(4)
+    found = masking(natural, x, labels, Threat("Linf", eps), 10, seed=0, tick=done.append)
+    assert {check.verdict for check in found} == {"skipped"} and sum(done) == cost(24)
+    assert ("The radius is 0" if eps == 0 else f"Only {right} of 24 images") in found[0].text
     assert tuple(check.name for check in found) == NAMES
 
 
@@ -147,10 +148,11 @@ def test_two_classes_have_no_dlr_loss(natural, images) -> None:
 
     done: list[float] = []
     binary = images[1] < 2
-    found = masking(Two(natural), images[0][binary][:6], images[1][binary][:6], LARGE, 2, seed=0, tick=done.append)
+    few = images[0][binary][:30], images[1][binary][:30]
+    found = masking(Two(natural), *few, LARGE, 2, seed=0, tick=done.append)
     assert {check.name for check in found if check.verdict == "skipped"} == {
         "zero-gradients-dlr",
         "zero-pixels-dlr",
         "loss-functions",
     }
-    assert sum(done) == cost(6)
+    assert sum(done) == cost(30)

@@ -100,7 +100,11 @@ WRONG = [
     ("finetune -s rift --device gpu", "got 'gpu'.", "--device auto"),
     ("finetune -s rift --eps 9999", "--eps: got 9999.0 (allowed: 0 to 1000", ""),
     ("finetune -s rift --norm Linf --eps 2", "--eps: got 2.0 (allowed: 0 to 1 for Linf", ""),
-    ("finetune -s rift --suite foo", "Unknown evaluation 'foo'. Allowed: autoattack, clean, pgd20.", "--suite clean"),
+    (
+        "finetune -s rift --suite foo",
+        "Unknown evaluation 'foo'. Allowed: autoattack, clean, corruptions, masking, pgd20.",
+        "--suite clean",
+    ),
     ("finetune -s rift --suite=", "--suite: nothing to evaluate", ""),
     ("finetune -s rift --image-size 4", "--image-size: needs a whole number 8 to 1024", "without --image-size"),
     ("finetune -s rift --backbone resnet18", "says not where it comes from", "--backbone rtk:fashion-resnet"),

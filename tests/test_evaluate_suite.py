@@ -86,6 +86,11 @@ def test_a_suite_is_every_kind_in_order_and_an_attack_at_every_threat() -> None:
     assert [suite.n(item) for item in suite.items] == [7, 7, 7, 3, 3]
     assert len({item.file for item in suite.items}) == 5 and not any("/" in item.file for item in suite.items)
     assert Suite(("clean",), ()).items == (Item("clean"),)
+    more = Suite(("masking", "corruptions"), (LINF, L2), images=7, chunk_size=5, corruption_images=None)
+    assert list(map(str, more.items)) == ["masking@Linf:8/255", "masking@L2:0.5", "corruptions"]
+    assert [more.n(item) for item in more.items] == [64, 64, None]
+    assert [more.chunk(item) for item in more.items] == [64, 64, 32] and suite.chunk(suite.items[0]) == 128
+    assert "masking" in Suite().names and "corruptions" not in Suite().names
 
 
 def test_a_suite_without_anything_to_do_is_refused() -> None:

@@ -197,12 +197,21 @@ def comparable(out: Path) -> tuple[bytes, dict]:
     return (out / "model.safetensors").read_bytes(), found
 
 
-def test_a_run_that_is_killed_goes_on_and_ends_with_the_same_bits(tmp_path: Path) -> None:
-    """kill -9 at three moments: while criticality is measured, while it trains, while it is judged."""
+MEASURED, TRAINED, JUDGED = "work/criticality-conv1.weight.json", "work/fine-tune.pt", "evaluation/rift"
+
+
+@pytest.mark.parametrize(
+    "signs", [(TRAINED,), pytest.param((MEASURED, TRAINED, JUDGED), marks=pytest.mark.slow)], ids=["once", "thrice"]
+)
+def test_a_run_that_is_killed_goes_on_and_ends_with_the_same_bits(tmp_path: Path, signs: tuple[str, ...]) -> None:
+    """kill -9 while criticality is measured, while it trains, while it is judged.
+
+    Slow with all three because every part is a process that begins by importing torch.
+    """
     whole = launch(tmp_path / "whole")
     assert whole.wait(300) == 0, whole.stderr.read().decode()
     killed = tmp_path / "killed"
-    for sign in ("work/criticality-conv1.weight.json", "work/fine-tune.pt", "evaluation/rift"):
+    for sign in signs:
         process = launch(killed)
         until = time.monotonic() + 120
         while not (killed / sign).exists() and process.poll() is None and time.monotonic() < until:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ..attacks import Logits, check_images, frozen, seeded
 from ..errors import AttackError
+from ..memory import ran_out
 from .check import Check, at_least, at_most, failed, number, skipped
 from .gradients import cross_entropy, dlr, gradient
 
@@ -207,9 +208,9 @@ class _Subject:
 def _guarded(name: str, check: Callable[[], Check]) -> Check:
     try:
         return check()
-    except (MemoryError, torch.OutOfMemoryError):
-        raise
     except Exception as problem:  # a network may raise anything
+        if ran_out(problem):
+            raise
         lines = str(problem).strip().splitlines()
         return failed(name, f"The network raised {type(problem).__name__}: {lines[0] if lines else 'no message'}")
 

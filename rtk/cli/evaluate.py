@@ -10,6 +10,7 @@ import click
 from ..config import read_toml
 from ..errors import BadValue
 from ..evaluation.request import EvaluateOptions, build
+from ..report import robustbench
 from .options import Checked, options
 
 
@@ -17,9 +18,18 @@ from .options import Checked, options
 @click.argument("target", required=False)
 @click.option("--config", metavar="FILE", help="TOML file with any of these options; flags win over it.")
 @click.option("--force", is_flag=True, help="Replace the evaluation that the folder holds.")
+@click.option("--like", type=click.Choice(["robustbench"]), help="Write OUT/robustbench.json as well, in its format.")
 @click.option("--quiet", is_flag=True, help="No progress, only the table.")
 @click.pass_obj
-def command(typed: list[str], target: str | None, config: str | None, force: bool, quiet: bool, **flags: Any) -> None:
+def command(
+    typed: list[str],
+    target: str | None,
+    config: str | None,
+    force: bool,
+    like: str | None,
+    quiet: bool,
+    **flags: Any,
+) -> None:
     """Evaluate TARGET: the folder of a run, the id of a backbone, or a file of weights with --backbone.
 
     \b
@@ -32,6 +42,8 @@ def command(typed: list[str], target: str | None, config: str | None, force: boo
     if target is None and "backbone" not in {**file, **given}:
         raise BadValue("Nothing to evaluate was named.", "rtk evaluate runs/NAME, or rtk evaluate rtk:fashion-resnet")
     request = build(target, given, file)
+    if like is not None:
+        robustbench.check_suite(request.options.suite, request.options.threats)
 
     from ..evaluation import evaluate
     from .display import live
@@ -40,6 +52,8 @@ def command(typed: list[str], target: str | None, config: str | None, force: boo
     with live(quiet) as progress:
         found = evaluate(request, force=force, progress=progress, command=typed)
     print_evaluation(found, request.directory)
+    if like is not None:
+        robustbench.write_model_info(request.directory / robustbench.FILE, robustbench.model_info(found))
 
 
 command.params += options(EvaluateOptions, show_origin=False)

@@ -16,7 +16,7 @@ from .options import Checked
 @click.option(
     "--item",
     metavar="ITEM",
-    help="Attack whose examples and classes are shown, e.g. pgd20@Linf:0.1; by default one at the network's own threat.",
+    help="Attack whose examples and classes are shown, e.g. pgd20@Linf:0.1; by default at the network's own threat.",
 )
 @click.option("--data-root", metavar="PATH", type=click.Path(path_type=Path), help="Folder that holds named data sets.")
 def command(directory: Path | None, out: Path | None, item: str | None, data_root: Path | None) -> None:

@@ -12,8 +12,10 @@ from ..errors import BadValue
 @click.command(name="show")
 @click.argument("directory", type=click.Path(path_type=Path), required=False)
 @click.option("--json", "as_json", is_flag=True, help="The whole result as JSON.")
+@click.option("--checks", is_flag=True, help="What speaks for and against the numbers: every check, value and limit.")
+@click.option("--reference", metavar="FILE", type=click.Path(path_type=Path), help="RobustBench's JSON of a network.")
 @click.option("--schema", is_flag=True, help="The JSON schema of results instead.")
-def command(directory: Path | None, as_json: bool, schema: bool) -> None:
+def command(directory: Path | None, as_json: bool, checks: bool, reference: Path | None, schema: bool) -> None:
     """Show the result of the run, or the evaluation, in DIRECTORY."""
     import json
 
@@ -28,9 +30,15 @@ def command(directory: Path | None, as_json: bool, schema: bool) -> None:
     if as_json:
         click.echo(found.model_dump_json(indent=2))
         return
-    from .table import print_evaluation, print_result
+    from .reference import print_references, read_references
+    from .table import print_checks, print_evaluation, print_result
 
-    if isinstance(found, results.Evaluation):
+    references = [] if reference is None else read_references(reference, found)
+    if checks:
+        print_checks(found)
+    elif isinstance(found, results.Evaluation):
         print_evaluation(found, directory)
     else:
         print_result(found, directory)
+    if reference is not None:
+        print_references(references, reference)

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
+from itertools import groupby
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from ..results import Change, Evaluation, Result, Row, Score
+from ..results import Change, Corrupted, Evaluation, Result, Row, Score
 
 INTERVAL = "[..] 95 % interval: Wilson for an accuracy"
+SHOWN = 3
+"""Warnings of one network that stand beside its numbers."""
 
 
 def print_result(result: Result, directory: Path) -> None:
@@ -24,16 +29,28 @@ def print_result(result: Result, directory: Path) -> None:
     notes = [f"{INTERVAL}, paired (Bonett & Price) for a difference."]
     if result.changes:
         notes.append("+N -N: images that became right and wrong.")
-    _print(title, result.rows, result.changes, [*notes, *_reported(result.report), f"Run directory: {directory}"])
+    notes += [*_reported(result.report), f"Run directory: {directory}"]
+    _print(title, result.rows, result.changes, notes, directory)
 
 
 def print_evaluation(found: Evaluation, directory: Path) -> None:
     """One network, and where everything lies."""
     title = f"{found.backbone['uri']} on {found.dataset['uri']}, weights {found.row.weights[:12]}"
-    _print(title, [found.row], {}, [f"{INTERVAL}.", f"Evaluation: {directory}"])
+    _print(title, [found.row], {}, [f"{INTERVAL}.", f"Evaluation: {directory}"], directory)
 
 
-def _print(title: str, rows: list[Row], changes: Mapping[str, Change], notes: list[str]) -> None:
+def print_checks(found: Result | Evaluation) -> None:
+    """Every check; its sentence holds the value that was measured, and the limit."""
+    console = Console()
+    for row in found.rows if isinstance(found, Result) else [found.row]:
+        for item, checks in groupby(row.checks, key=lambda check: check.item):
+            console.print(f"{row.name}, {item or 'network'}", markup=False, highlight=False, soft_wrap=True)
+            for check in checks:
+                line = f"  {check.verdict:<8}{check.name}: {check.text}"
+                console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _print(title: str, rows: list[Row], changes: Mapping[str, Change], notes: list[str], directory: Path) -> None:
     """A line for each item of the suite, a column for each network."""
     console = Console()
     # not rich's own title and caption: those are wrapped to the width of the table
@@ -48,21 +65,54 @@ def _print(title: str, rows: list[Row], changes: Mapping[str, Change], notes: li
     for key, score in rows[0].scores.items():
         difference = [_change(changes[key])] if key in changes else []
         table.add_row(score.label, str(score.n), *[_score(row.scores[key]) for row in rows], *difference)
-    console.print(table, markup=False, highlight=False)
-    for line in [*(line for row in rows for line in _signs(row)), *notes]:
+    if any(score.copies > 1 for score in rows[0].scores.values()):
+        notes = ["n counts images, and intervals are over images, not over their corrupted copies.", *notes]
+    if table.row_count:
+        console.print(table, markup=False, highlight=False)
+    for row in rows:
+        for score in row.scores.values():
+            if score.corrupted is not None:
+                title = f"{row.name}: accuracy under corruption, %; {score.corrupted.origin}"
+                console.print(title, markup=False, highlight=False, soft_wrap=True)
+                console.print(_corrupted(score.corrupted), markup=False, highlight=False)
+    for line in [*(line for row in rows for line in _signs(row, directory)), *notes]:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-def _signs(row: Row) -> list[str]:
+def _corrupted(found: Corrupted) -> Table:
+    """Accuracy for each corruption and severity, and the means of the families and of everything."""
+    table = Table()
+    severities = range(1, len(found.severities) + 1)
+    for heading in ("severity", *map(str, severities), "mean"):
+        table.add_column(heading, justify="left" if heading == "severity" else "right")
+    for corruption, values in found.cells.items():
+        table.add_row(corruption, *map(_percent, [*values, found.corruptions[corruption]]))
+    table.add_section()
+    for family, value in found.families.items():
+        table.add_row(family, *[""] * len(severities), _percent(value))
+    table.add_section()
+    table.add_row("all", *map(_percent, [*found.severities, fmean(found.severities)]))
+    if found.mce is not None:
+        table.add_row(f"mCE, {found.baseline} = 100", *[""] * len(severities), _percent(found.mce))
+    return table
+
+
+def _signs(row: Row, directory: Path) -> list[str]:
     """What may be wrong with the numbers of one network, and what happened to them."""
-    signs = [f"{check.verdict}: {row.name}: {check.text}" for check in row.checks if check.verdict in _LOUD]
+    verdicts = Counter(check.verdict for check in row.checks)
+    warnings = [check for check in row.checks if check.verdict == "warning"]
+    counted = {"passed": verdicts["ok"], "skipped": verdicts["skipped"]}
+    parts = [f"{count} {what}" for what, count in counted.items() if count or what == "passed"]
+    parts.append(f"{len(warnings)} warning{'s' if len(warnings) > 1 else ''}" if warnings else "no warning")
+    signs = [f"{row.name}: checks: {', '.join(parts)}."]
+    for check in warnings[:SHOWN]:
+        signs.append(f"warning: {row.name}: {f'{check.item}: ' if check.item else ''}{check.text}")
+    if len(warnings) > SHOWN:
+        signs.append(f"{len(warnings) - SHOWN} more: rtk show {directory} --checks")
     small = [f"{score.label} with {score.least_batch}" for score in row.scores.values() if score.least_batch]
     if small:
         signs.append(f"{row.name}: memory ran out; fewer images at once, same verdicts: {', '.join(small)}.")
     return signs
-
-
-_LOUD = ("warning", "error")
 
 
 def _reported(report: dict[str, Any]) -> list[str]:
@@ -74,6 +124,10 @@ def _reported(report: dict[str, Any]) -> list[str]:
 
 def _text(value: object) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.1f}"
 
 
 def _score(score: Score) -> str:

@@ -8,11 +8,15 @@ interruptions change no verdict.
     subject.py    what is judged, on what
     measure.py    what an item has to say and to do: a new one is a module like attacked.py, and a line in rtk/suite.py
     attacked.py   clean, pgd20, autoattack
+    masked.py     masking
+    corrupted.py  corruptions
     cascade.py    a cascade of attacks: success is decided by a separate forward pass
+    trust.py      checks before everything else; where one failed there is no number
     memory.py     fewer images at once when memory runs out
+    exactness.py  the same bits every time
     chunks.py     one chunk: from its number to its verdicts on disk
     workers.py    many chunks, in processes
-    scores.py     from verdicts to what a result says
+    scores.py     from verdicts to what a result says; shares.py where an image has several verdicts
     curve.py      accuracy against the radius
     examples.py   adversarial images on disk
     host.py       `rtk evaluate`; request.py is what it is asked

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from typing import Any
 
 from torch import Tensor, nn
 
 from ..attacks import Attack, autoattack, label, pgd
+from ..checks import Check, Counts, conclude, nested
+from ..data import Dataset
+from ..suite import Item
 from ..threat import Threat
 from .cascade import cost, judge
 from .measure import Judged, Measure, Tick
@@ -14,11 +18,16 @@ from .memory import Memory
 
 
 class Cascade(Measure):
-    """Attacks one after another; an image is robust when it withstands all of them."""
+    """Attacks one after another; an image is robust when it withstands all of them.
 
-    def __init__(self, label: str, attacks: tuple[Attack, ...]):
+    Args:
+        announced: see `judge`.
+    """
+
+    def __init__(self, label: str, attacks: tuple[Attack, ...], *, announced: bool = False):
         self.label = label
         self.attacks = attacks
+        self.announced = announced
         self.cost = cost(attacks)
         self.settings = {
             "threat": asdict(attacks[0].threat) if attacks else None,
@@ -26,22 +35,42 @@ class Cascade(Measure):
         }
 
     def judge(
-        self, model: nn.Module, images: Tensor, labels: Tensor, *, seed: int, tick: Tick, memory: Memory
+        self,
+        model: nn.Module,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        indices: Tensor,
+        seed: int,
+        tick: Tick,
+        memory: Memory,
     ) -> Judged:
-        return judge(model, images, labels, self.attacks, seed, tick, memory)
+        return judge(model, images, labels, self.attacks, seed, tick, memory, announced=self.announced)
+
+    def checks(self, facts: list[dict[str, Any]], verdicts: dict[str, list[bool]]) -> list[Check]:
+        if not self.attacks:
+            return []
+        return [*conclude(sum((Counts(**chunk) for chunk in facts), Counts())), nested(verdicts)]
 
 
-def clean(threat: None, classes: int) -> Measure:
+def clean(item: Item, data: Dataset) -> Measure:
     """No attack."""
     return Cascade("clean", ())
 
 
-def pgd20(threat: Threat, classes: int) -> Measure:
+def pgd20(item: Item, data: Dataset) -> Measure:
     """PGD-20 with step eps/4 from a random start."""
+    threat = _threat(item)
     return Cascade(f"PGD-20, {threat.label}", (pgd(threat, steps=20),))
 
 
-def standard(threat: Threat, classes: int) -> Measure:
+def standard(item: Item, data: Dataset) -> Measure:
     """AutoAttack standard; where the classes are too few for one of its attacks, the label says what ran instead."""
-    attacks = autoattack(threat, classes)
-    return Cascade(f"{label(attacks)}, {threat.label}", attacks)
+    threat = _threat(item)
+    attacks = autoattack(threat, data.num_classes)
+    return Cascade(f"{label(attacks)}, {threat.label}", attacks, announced=True)
+
+
+def _threat(item: Item) -> Threat:
+    assert item.threat is not None, "a suite gives every attack one"
+    return item.threat

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from ..attacks import Attack, check_images, frozen
+from ..checks import Counts, after
 from ..seeds import derive
 from .measure import Judged, Tick
 from .memory import Memory
@@ -22,6 +24,8 @@ def judge(
     seed: int,
     tick: Tick | None = None,
     memory: Memory | None = None,
+    *,
+    announced: bool = False,
 ) -> Judged:
     """Verdicts per image: `clean`, then for each attack whether the image is still classified correctly after it.
 
@@ -33,6 +37,11 @@ def judge(
         images: float32 (N, C, H, W) in [0, 1].
         seed: each attack gets its own, derived from it and the attack's name.
         tick: called with the work done, in image-forwards; see `cost`.
+        announced: whether each attack returns an image as it was unless it broke it, so that every image that it
+            changed is a success that it claims.
+
+    Returns:
+        Its facts are the `rtk.checks.Counts` of what all attacks together returned.
     """
     check_images(images)
     tick = tick or _ignore
@@ -41,16 +50,19 @@ def judge(
     examples = images.clone()
     verdicts = {"clean": alive.tolist()}
     tick(len(images))
+    counts = Counts()
     for attack in attacks:
         kept = alive.nonzero().flatten()
         clean, wanted = images[kept], labels[kept]
-        meter = _Meter(tick, len(images) * attack.cost, ceiling=len(kept) * attack.cost)
+        meter = Meter(tick, len(images) * attack.cost, ceiling=len(kept) * attack.cost)
         run = partial(_attack, attack, model, clean, wanted, derive(seed, attack.name), meter.count)
-        examples[kept] = memory.run(run)
-        alive[kept] = memory.run(partial(correct, model, examples[kept], wanted))
+        examples[kept] = adversarial = memory.run(run)
+        alive[kept] = robust = memory.run(partial(correct, model, adversarial, wanted))
+        claimed = (adversarial != clean).flatten(1).any(1) if announced else None
+        counts += memory.run(partial(_verify, attack, model, clean, adversarial, wanted, robust, claimed))
         verdicts[attack.name] = alive.tolist()
         meter.finish()
-    return Judged(verdicts, examples if attacks else None)
+    return Judged(verdicts, examples, asdict(counts)) if attacks else Judged(verdicts)
 
 
 def cost(attacks: tuple[Attack, ...]) -> int:
@@ -73,19 +85,39 @@ def _attack(
     return attack(model, images, labels, seed=seed, tick=tick, batch=batch)
 
 
-class _Meter:
-    """Counts the work of one attack: never more than it can have, and all of it in the end."""
+def _verify(
+    attack: Attack,
+    model: nn.Module,
+    clean: Tensor,
+    adversarial: Tensor,
+    labels: Tensor,
+    robust: Tensor,
+    claimed: Tensor | None,
+    batch: int,
+) -> Counts:
+    return after(model, clean, adversarial, labels, attack.threat, robust, claimed=claimed, batch=batch)
+
+
+class Meter:
+    """Counts the work of one step: never more than it can have, and all of it in the end.
+
+    Args:
+        total: work that the step counts for.
+        ceiling: the most that may be counted before it is finished.
+    """
 
     def __init__(self, tick: Tick, total: float, ceiling: float):
         self.tick, self.total, self.ceiling = tick, total, ceiling
         self.done = 0.0
 
-    def count(self, images: int) -> None:
-        amount = min(float(images), self.ceiling - self.done)
+    def count(self, amount: float) -> None:
+        """So much was done, or done again."""
+        amount = min(float(amount), self.ceiling - self.done)
         self.done += amount
         self.tick(amount)
 
     def finish(self) -> None:
+        """All of it is done."""
         self.tick(self.total - self.done)
 
 

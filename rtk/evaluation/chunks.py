@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -16,6 +14,7 @@ from .. import files
 from ..seeds import derive
 from ..suite import Item
 from . import examples
+from .exactness import exactly
 from .measure import Measure, Tick, measure_of
 from .memory import Memory
 from .subject import Subject, load
@@ -65,18 +64,18 @@ class Collected:
 def chunks_of(subject: Subject) -> list[Chunk]:
     """Every chunk of every item."""
     everything = len(load(subject).order)
-    size = subject.suite.chunk_size
     return [
         Chunk(item, number, start, min(start + size, stop))
         for item in subject.suite.items
-        for stop in [min(subject.suite.n(item) or everything, everything)]
+        for stop, size in [(min(subject.suite.n(item) or everything, everything), subject.suite.chunk(item))]
         for number, start in enumerate(range(0, stop, size))
     ]
 
 
+@lru_cache(maxsize=64)
 def measure(subject: Subject, item: Item) -> Measure:
     """The measure of one item on the subject's data."""
-    return measure_of(item, load(subject).data.num_classes)
+    return measure_of(item, load(subject).data)
 
 
 def work(subject: Subject, chunk: Chunk) -> float:
@@ -96,7 +95,7 @@ def identities(subject: Subject) -> dict[Item, dict[str, Any]]:
             "protocol": VERSION,
             "item": str(item),
             **measure(subject, item).settings,
-            "chunk_size": subject.suite.chunk_size,
+            "chunk_size": subject.suite.chunk(item),
             "n": subject.suite.n(item),
             "seed": subject.suite.seed,
             "data": load(subject).test.sha256,
@@ -120,6 +119,7 @@ def judge_chunk(subject: Subject, chunk: Chunk, tick: Tick) -> None:
             loaded.model,
             images.to(device),
             labels.to(device),
+            indices=indices,
             seed=derive(subject.suite.seed, "chunk", chunk.number),
             tick=tick,
             memory=memory,
@@ -138,22 +138,6 @@ def judge_chunk(subject: Subject, chunk: Chunk, tick: Tick) -> None:
             "halved": memory.halved,
         },
     )
-
-
-@contextmanager
-def exactly(device: torch.device) -> Iterator[None]:
-    """The same bits every time: one thread on a CPU, no TF32 on a GPU; as before afterwards."""
-    # the order of floating-point sums may depend on the number of threads; the verdict must not
-    before = torch.get_num_threads()
-    tf32 = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
-    if device.type == "cpu":
-        torch.set_num_threads(1)
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = tf32
 
 
 def is_done(subject: Subject, chunk: Chunk) -> bool:

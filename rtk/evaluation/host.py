@@ -8,12 +8,14 @@ from typing import Any
 
 from .. import environment, files, results, rundir
 from ..backbones import Backbone, hash_state, open_backbone
-from ..data import open_dataset
+from ..corruptions import Baseline
+from ..data import Dataset, open_dataset
 from ..errors import BadBackbone, Interrupted
 from ..progress import Progress, Silent
 from ..results import Evaluation, Examples
+from ..suite import Item
 from ..threat import Threat
-from . import examples
+from . import corrupted, examples
 from .chunks import Collected, chunks_of, identities
 from .measure import measure_of
 from .request import EvaluationRequest
@@ -45,10 +47,10 @@ def evaluate(
     environment.make_deterministic()
     device = environment.device(request.options.device)
     directory = request.directory
-    backbone = open_network(request)
+    backbone, data = open_network(request)
     suite = request.options.suite_at(backbone.threat or Threat(), request.options.seed)
     for item in suite.items:  # what cannot be judged is refused before anything is written
-        measure_of(item, backbone.classes)
+        measure_of(item, data)
     weights = hash_state(backbone.model.native_state())
     subject = Subject(
         directory=directory / "network",
@@ -68,14 +70,16 @@ def evaluate(
             begun = time.monotonic()
             files.write_json(directory / "environment.json", environment.describe(device))
             save_network(subject.directory, backbone, backbone.model)
+            baseline = _baseline(request, subject)
             (verdicts,) = judge_all([subject], progress or Silent(), request.options.workers)
+            row = row_of(backbone.uri, subject, verdicts)
             found = Evaluation(
                 rtk=environment.version(),
                 created=datetime.now(UTC).isoformat(timespec="seconds"),
                 command=command or [],
                 backbone=describe_backbone(backbone),
                 dataset=_describe_data(subject),
-                row=row_of(backbone.uri, subject, verdicts),
+                row=corrupted.relative(row, baseline) if baseline else row,
                 examples=_examples(subject, verdicts),
                 seconds=round(time.monotonic() - begun, 1),
                 environment=files.read_json(directory / "environment.json"),
@@ -88,8 +92,8 @@ def evaluate(
         ) from None
 
 
-def open_network(request: EvaluationRequest) -> Backbone:
-    """The network to judge.
+def open_network(request: EvaluationRequest) -> tuple[Backbone, Dataset]:
+    """The network to judge, and the data on which it is judged.
 
     Raises:
         BadBackbone: its classes are not those of the data set.
@@ -102,7 +106,7 @@ def open_network(request: EvaluationRequest) -> Backbone:
             f"{options.backbone} tells {backbone.classes} classes apart, {request.dataset} has {data.num_classes}.",
             f"rtk finetune --backbone {options.backbone} --dataset {request.dataset}",
         )
-    return backbone
+    return backbone, data
 
 
 def describe_backbone(backbone: Backbone) -> dict[str, Any]:
@@ -118,6 +122,15 @@ def describe_backbone(backbone: Backbone) -> dict[str, Any]:
     }
 
 
+def _baseline(request: EvaluationRequest, subject: Subject) -> Baseline | None:
+    """The network that mCE is relative to."""
+    place = request.options.baseline
+    if place is None:
+        return None
+    (item,) = (item for item in subject.suite.items if item.name == corrupted.KEY)
+    return corrupted.read_baseline(place, identities(subject)[item])
+
+
 def _describe_data(subject: Subject) -> dict[str, Any]:
     loaded = load(subject)
     return {
@@ -129,7 +142,7 @@ def _describe_data(subject: Subject) -> dict[str, Any]:
     }
 
 
-def _examples(subject: Subject, verdicts: dict[Any, Collected]) -> dict[str, Examples]:
+def _examples(subject: Subject, verdicts: dict[Item, Collected]) -> dict[str, Examples]:
     """Join the examples of every attacked item."""
     if subject.examples is None:
         return {}

@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..checks import Check
+from ..data import Dataset
 from ..suite import Item
 from .memory import Memory
 
@@ -48,7 +49,15 @@ class Measure(ABC):
 
     @abstractmethod
     def judge(
-        self, model: nn.Module, images: Tensor, labels: Tensor, *, seed: int, tick: Tick, memory: Memory
+        self,
+        model: nn.Module,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        indices: Tensor,
+        seed: int,
+        tick: Tick,
+        memory: Memory,
     ) -> Judged:
         """Judge one chunk; the result is a function of these arguments, `tick` and `memory` apart.
 
@@ -56,6 +65,8 @@ class Measure(ABC):
             model: images to logits, in evaluation mode.
             images: float32 (N, C, H, W) in [0, 1], on the model's device.
             labels: int64 (N,), there too.
+            indices: int64 (N,), on the CPU: which images of the test split they are, in the data set's own order.
+            seed: of this chunk.
             memory: every forward pass goes through `memory.run`.
         """
 
@@ -67,17 +78,26 @@ class Measure(ABC):
         """
         return list(verdicts.values())[-1] if verdicts else []
 
-    def checks(self, facts: list[dict[str, Any]]) -> list[Check]:
-        """What the facts of all chunks together say about whether the score can be believed."""
+    def details(self, verdicts: dict[str, list[bool]]) -> dict[str, Any]:
+        """Fields of `Score` that only this measure can fill; by default how many are right after each step."""
+        return {"after": {step: sum(values) for step, values in verdicts.items() if step != "clean"}}
+
+    def checks(self, facts: list[dict[str, Any]], verdicts: dict[str, list[bool]]) -> list[Check]:
+        """Whether the score can be believed.
+
+        Args:
+            facts: of all chunks.
+            verdicts: of all chunks together.
+        """
         return []
 
 
-def measure_of(item: Item, classes: int) -> Measure:
-    """The measure of an item, for a data set with so many classes.
+def measure_of(item: Item, data: Dataset) -> Measure:
+    """The measure of an item on a data set.
 
     Raises:
-        BadValue: it cannot be done with this threat or so few classes.
+        RequestError: it cannot be done with this threat, on images of this size, with so few classes, or as installed.
     """
     module, _, function = item.kind.home.partition(":")
-    made: Measure = getattr(importlib.import_module(module), function)(item.threat, classes)
+    made: Measure = getattr(importlib.import_module(module), function)(item, data)
     return made

@@ -9,10 +9,9 @@ from typing import TypeVar
 import torch
 
 from ..errors import RunFailed
+from ..memory import ran_out
 
 T = TypeVar("T")
-SIGNS = ("out of memory", "can't allocate memory", "alloc_failed", "cannot allocate memory")
-"""In messages of CUDA, cuBLAS, cuDNN and of the CPU allocator, in lower case."""
 
 
 @dataclass
@@ -59,10 +58,3 @@ class Memory:
         self.halved += 1
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-
-
-def ran_out(problem: BaseException) -> bool:
-    """Whether an exception says that memory ran out, on a GPU or on the CPU."""
-    if isinstance(problem, MemoryError | torch.cuda.OutOfMemoryError):
-        return True
-    return isinstance(problem, RuntimeError) and any(sign in str(problem).lower() for sign in SIGNS)

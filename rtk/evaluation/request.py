@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pydantic
 
@@ -14,10 +14,20 @@ from ..config import flag, option, resolve
 from ..errors import BadBackbone, BadData, BadValue, Refusal, UnknownName
 from ..options import DEVICE, EVALUATION_BATCH, EVALUATION_SEED, PLACE, EvaluationOptions, SourceOptions
 from ..request import check_backbone, check_dataset, check_weights, own_dataset
-from ..results import RESULT
+from ..results import EVALUATION, RESULT
 from ..threat import Threat
 
-INHERITED = ("dataset", "image_size", "suite", "threats", "images", "autoattack_images", "chunk_size")
+INHERITED = (
+    "dataset",
+    "image_size",
+    "suite",
+    "threats",
+    "images",
+    "autoattack_images",
+    "corruption_images",
+    "corrupted",
+    "chunk_size",
+)
 """Options that the run in a folder decides, unless they are given."""
 
 
@@ -27,7 +37,23 @@ class EvaluateOptions(EvaluationOptions, SourceOptions):
     seed: int = EVALUATION_SEED
     batch_size: int | None = EVALUATION_BATCH
     save_examples: bool = option(False, "Keep the adversarial images, in OUT/examples; see: rtk verify.", origin="rtk")
+    baseline: Path | None = option(
+        None, "Evaluation of the network that mCE, the mean corruption error, is relative to.", origin="rtk"
+    )
     out: Path | None = option(None, "Folder of the evaluation; by default runs/evaluate-NETWORK-HASH.", origin="rtk")
+
+    @pydantic.field_validator("baseline")
+    @classmethod
+    def _there(cls, value: Path | None) -> Path | None:
+        if value is not None and not (value / EVALUATION).is_file():
+            raise BadData(f"--baseline {value}: holds no {EVALUATION}.", "rtk evaluate BASELINE --suite corruptions")
+        return value
+
+    @pydantic.model_validator(mode="after")
+    def _needed(self) -> Self:
+        if self.baseline is not None and "corruptions" not in self.suite:
+            raise BadValue("--baseline: the suite holds no corruptions.", "--suite clean,corruptions")
+        return self
 
 
 class VerifyOptions(SourceOptions):
@@ -88,7 +114,10 @@ def build(target: str | None, flags: Mapping[str, Any], file: Mapping[str, Any] 
         if key not in EvaluateOptions.model_fields:
             raise UnknownName("option", flag(key), map(flag, EvaluateOptions.model_fields), "rtk evaluate --help")
     given = {**given, **_named(target, given)}
-    options = resolve(EvaluateOptions, given, _brought(str(given.get("backbone", ""))))
+    brought = _brought(str(given.get("backbone", "")))
+    if "corruptions" not in str(given.get("suite", "corruptions")):
+        brought.pop("corrupted", None)  # of no use in the suite that is asked for
+    options = resolve(EvaluateOptions, given, brought)
     assert isinstance(options, EvaluateOptions)
     check_backbone(options.backbone)
     check_weights(options.weights)

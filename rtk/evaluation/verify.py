@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from .. import environment, files, rundir
-from ..attacks import distance
-from ..attacks.checks import L2_TOLERANCE, LINF_TOLERANCE
+from ..attacks.checks import inside
 from ..backbones import hash_state, open_backbone
 from ..checks import Check
 from ..data import Split, open_dataset
@@ -22,7 +21,8 @@ from ..suite import Item
 from ..threat import Threat
 from . import examples
 from .cascade import correct
-from .chunks import Collected, exactly
+from .chunks import Collected
+from .exactness import exactly
 from .foreign import Foreign
 from .measure import measure_of
 from .request import VerifyOptions
@@ -147,7 +147,7 @@ def _recorded(home: Path, record: Evaluation, threat: Threat, network: _Network)
         collected = Collected()
         for path in sorted((home / "verdicts" / f"{item.file}-{score.identity['id']}").glob("*.json")):
             collected.add(files.read_json(path))
-        final = measure_of(item, len(score.class_n)).final(collected.verdicts)
+        final = measure_of(item, network.data).final(collected.verdicts)
         for index, robust in zip(collected.indices, final, strict=True):
             found[index] = found.get(index, True) and robust
     if not found:
@@ -171,14 +171,6 @@ def _estimate(right: Tensor) -> Estimate:
     return Estimate(int(right.sum()), len(right))
 
 
-def _inside(clean: Tensor, images: Tensor, threat: Threat) -> Tensor:
-    """Whether each image is finite, in [0, 1] and in the ball, up to rounding; bool (N,)."""
-    flat = images.flatten(1)
-    ranged = torch.isfinite(flat).all(1) & (flat.amin(1) >= 0) & (flat.amax(1) <= 1)
-    slack = LINF_TOLERANCE + (threat.eps * L2_TOLERANCE if threat.norm == "L2" else 0)
-    return ranged & (distance(clean, images, threat.norm) <= threat.eps + slack)
-
-
 class _Network:
     """A network with the test data on which it is judged."""
 
@@ -197,6 +189,7 @@ class _Network:
             raise BadBackbone(f"{uri} tells {backbone.classes} classes apart, {data.uri} has {data.num_classes}.")
         self.weights = hash_state(backbone.model.native_state())
         self.model = backbone.model.to(self.device).eval()
+        self.data = data
         self.test: Split = data.split("test")
 
     def right(self, images: Tensor, indices: Tensor) -> Tensor:
@@ -212,7 +205,7 @@ class _Network:
     def judge(self, images: Tensor, indices: Tensor, threat: Threat) -> tuple[Tensor, Tensor]:
         """Whether each image is classified right, and whether it keeps to the ball and to [0, 1]; bool (N,) both."""
         kept = [
-            _inside(self.test.images(where), part, threat)
+            inside(self.test.images(where), part, threat)
             for part, where in zip(images.split(self.batch), indices.split(self.batch), strict=True)
         ]
         return self.right(images, indices), torch.cat(kept)

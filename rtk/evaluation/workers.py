@@ -22,6 +22,7 @@ from ..suite import Item
 from . import chunks
 from .chunks import Chunk, Collected
 from .subject import Subject
+from .trust import preconditions, require
 
 
 def judge_all(subjects: list[Subject], progress: Progress, workers: int | None = None) -> list[dict[Item, Collected]]:
@@ -31,8 +32,11 @@ def judge_all(subjects: list[Subject], progress: Progress, workers: int | None =
         workers: processes on a CPU; by default one per core. On a GPU the chunks run one after another in this process.
 
     Raises:
-        RunFailed: a chunk does not fit into memory, or a worker was killed; finished chunks are kept.
+        RunFailed: a network fails a check that comes before the attacks, a chunk does not fit into memory, or a worker
+            was killed; finished chunks are kept.
     """
+    for subject in subjects:
+        require(preconditions(subject), subject)
     jobs = [(subject, chunk) for subject in subjects for chunk in chunks.chunks_of(subject)]
     waiting = [job for job in jobs if not chunks.is_done(*job)]
     waiting.sort(key=lambda job: -chunks.work(*job))  # the longest first, so that no worker is left with it at the end

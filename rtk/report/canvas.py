@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import io
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,13 +17,13 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 DPI = 150
+CHARACTER = 0.09
+"""Width of a character of a title in inches, at the most."""
 BLUE, ORANGE = "#0072B2", "#D55E00"
 COLOURS = (BLUE, ORANGE, "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Told apart with every kind of colour vision (Okabe & Ito 2008); a shape goes with each, for prints in grey."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 STYLE = {
-    "font.size": 10.0,
-    "axes.titlesize": 10.0,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
@@ -69,22 +70,31 @@ def figure(width: float, height: float, title: str) -> Figure:
     """
     try:
         made: Figure = importlib.import_module("matplotlib.figure").Figure((width, height), layout="constrained")
-    except ModuleNotFoundError as problem:
-        raise RequestError(
-            f"Pictures need {problem.name}, which is not installed.", "pip install 'rtk[plots]'"
-        ) from None
-    made.suptitle(title, fontsize=11)
+    except ImportError as problem:
+        said = f"Pictures need matplotlib, which cannot be imported ({problem})."
+        raise RequestError(said, "pip install 'rtk[plots]'") from None
+    made.suptitle(wrapped(title, width), fontsize=11)
     return made
 
 
-def panels(figure: Figure, count: int, columns: int, *, share_y: bool = True) -> list:
+def panels(figure: Figure, count: int, columns: int) -> list:
     """`count` axes in rows of `columns`, in the style of rtk."""
     with importlib.import_module("matplotlib").rc_context(STYLE):
-        grid = figure.subplots(-(-count // columns), columns, sharey=share_y, squeeze=False)
+        grid = figure.subplots(-(-count // columns), columns, sharey=True, squeeze=False)
     found = list(grid.flat)
     for unused in found[count:]:
         unused.remove()
     return found[:count]
+
+
+def wrapped(text: str, inches: float) -> str:
+    """A title in lines that fit into this width."""
+    return "\n".join(textwrap.fill(line, max(20, int(inches / CHARACTER))) for line in text.split("\n"))
+
+
+def plain(text: str) -> str:
+    """A name as it is: between two dollar signs matplotlib would read a formula."""
+    return text.replace("$", r"\$")
 
 
 def span(values: Sequence[int]) -> str:

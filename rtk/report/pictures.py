@@ -6,13 +6,14 @@ They take rows of results, of one evaluation or of many, and give a `Picture` wi
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from ..errors import BadData
 from ..results import Row, Score
 from ..statistics import Estimate
 from ..threat import Threat
-from .canvas import BLUE, COLOURS, MARKERS, ORANGE, Picture, figure, panels, span
+from .canvas import BLUE, COLOURS, MARKERS, ORANGE, Picture, figure, panels, plain, span, wrapped
 
 if TYPE_CHECKING:
     from .samples import Broken
@@ -40,21 +41,24 @@ def curve(rows: Sequence[Row]) -> Picture:
     words = [f"Robust accuracy against eps, with 95 % Wilson intervals{at_zero}."]
     every = panels(made, len(groups), columns)
     for axes, ((norm, attack), scores) in zip(every, groups.items(), strict=True):
-        n = span([score.n for each in scores.values() for score in each])
+        flat = [score for each in scores for score in each]
+        n = span([score.n for score in flat])
         title = f"{attack}, {norm}, n = {n}"
         axes.set_title(title)
-        _radii(axes, norm, [score for each in scores.values() for score in each])
+        _radii(axes, norm, flat)
         axes.set_ylim(-3, 103)
         axes.set_ylabel("accuracy, %")
         words.append(f"{title}.")
-        widest = max(_eps(score) for each in scores.values() for score in each)
+        widest = max(map(_eps, flat))
         for number, row in enumerate(rows):
             start = [row.scores[CLEAN]] if CLEAN in row.scores else []
-            line = [*start, *scores[row.name]]
+            line = [*start, *scores[number]]
             # beside each other, so that the intervals of two networks do not hide each other
             aside = (number - (len(rows) - 1) / 2) * 0.015 * widest
-            _line(axes, [_eps(score) + aside for score in line], line, number, row.name)
-            words.append(f"{row.name}: " + "; ".join(f"eps {_radius(score)}: {_percent(score)}" for score in line) + ".")
+            _line(axes, [_eps(score) + aside for score in line], line, number, plain(row.name))
+            words.append(
+                f"{row.name}: " + "; ".join(f"eps {_radius(score)}: {_percent(score)}" for score in line) + "."
+            )
     handles, labels = every[0].get_legend_handles_labels()
     made.legend(handles, labels, loc="outside lower center", ncols=1 if len(max(labels, key=len)) > 30 else 3)
     return Picture(made, "\n".join(words))
@@ -81,7 +85,9 @@ def classes(rows: Sequence[Row], key: str, names: Sequence[str] | None = None) -
     words = [f"Accuracy per class, clean and after {label}{some}, with 95 % Wilson intervals."]
     for axes, row in zip(panels(made, len(rows), len(rows)), rows, strict=True):
         clean, robust = row.scores[CLEAN], row.scores[key]
-        axes.set_title(f"{row.name}\n{_images('clean', clean, shown)}, {_images('attacked', robust, shown)}")
+        axes.set_title(
+            wrapped(f"{plain(row.name)}\n{_images('clean', clean, shown)}, {_images('attacked', robust, shown)}", 6)
+        )
         words.append(f"{row.name}: {_images('clean', clean, shown)}, {_images('attacked', robust, shown)}.")
         for place, number in enumerate(shown):
             name = names[number] if names else str(number)
@@ -113,9 +119,11 @@ def examples(broken: Broken, score: Score, network: str) -> Picture:
         raise BadData(f"{score.label} broke no image of {network}.")
     change = broken.adversarial - broken.clean
     factor = float(f"{0.5 / max(float(change.abs().max()), 1e-6):.2g}")
-    title = f"{network}: the first {count} images broken by {score.label}; accuracy there {_percent(score)} (95 % Wilson)"
+    title = (
+        f"{network}: the first {count} images broken by {score.label}; accuracy there {_percent(score)} (95 % Wilson)"
+    )
     amplified = f"difference, amplified {factor:g} times; grey is no change"
-    made = figure(max(1.45 * count + 0.4, 11), 6, f"{title}\nlast row: {amplified}")
+    made = figure(max(1.45 * count + 0.4, 5.5), 6, f"{plain(title)}\nlast row: {amplified}")
     rows = {"clean": broken.clean, "adversarial": broken.adversarial, "difference": (0.5 + factor * change).clamp(0, 1)}
     grid = panels(made, 3 * count, count)
     words = [f"{title}. Rows: clean, adversarial, {amplified}."]
@@ -128,26 +136,24 @@ def examples(broken: Broken, score: Score, network: str) -> Picture:
             axes.spines[:].set_visible(False)
         grid[line * count].set_ylabel(name if name != "difference" else f"difference x {factor:g}")
     for column in range(count):
-        true, before, after = (
-            broken.name(labels[column]) for labels in (broken.labels, broken.before, broken.after)
-        )
+        true, before, after = (broken.name(labels[column]) for labels in (broken.labels, broken.before, broken.after))
         grid[column].set_title(f"true: {_short(true)}\npredicted:\n{_short(before)}", fontsize=9)
         grid[count + column].set_title(f"predicted:\n{_short(after)}", fontsize=9, color=ORANGE)
         words.append(f"Test image {broken.indices[column]}: {true}; predicted {before} before and {after} after.")
     return Picture(made, "\n".join(words))
 
 
-def _attacks(rows: Sequence[Row]) -> dict[tuple[str, str], dict[str, list[Score]]]:
-    """By norm and attack, then by network: the scores from the smallest radius to the largest."""
-    groups: dict[tuple[str, str], dict[str, list[Score]]] = {}
-    for row in rows:
+def _attacks(rows: Sequence[Row]) -> dict[tuple[str, str], list[list[Score]]]:
+    """By norm and attack, then for each network: its scores from the smallest radius to the largest."""
+    groups: dict[tuple[str, str], list[list[Score]]] = {}
+    for number, row in enumerate(rows):
         for score in row.scores.values():
             if score.threat is None:
                 continue
             key = Threat.parse(score.threat).norm, score.label.rpartition(", ")[0] or score.item
-            groups.setdefault(key, {each.name: [] for each in rows})[row.name].append(score)
+            groups.setdefault(key, [[] for _ in rows])[number].append(score)
     for group in groups.values():
-        for scores in group.values():
+        for scores in group:
             scores.sort(key=_eps)
     return groups
 
@@ -164,7 +170,8 @@ def _radius(score: Score) -> str:
 def _radii(axes: Any, norm: str, scores: Sequence[Score]) -> None:
     """Name every radius that was measured, and 0."""
     found = {0.0: "0"} | {_eps(score): _radius(score) for score in scores}
-    crowded = len("".join(found.values())) > 40
+    places = sorted(found)
+    crowded = any(after - before < 0.1 * places[-1] for before, after in pairwise(places))
     axes.set_xticks(list(found), list(found.values()), rotation=60 if crowded else 0)
     axes.set_xlabel(f"eps ({norm}: {UNIT[norm]})")
 
@@ -223,4 +230,4 @@ def _percent(score: Score) -> str:
 
 
 def _short(name: str) -> str:
-    return name if len(name) <= 18 else f"{name[:17]}…"
+    return plain(name if len(name) <= 18 else f"{name[:17]}…")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..errors import BadData
 from ..results import Evaluation
@@ -81,20 +81,28 @@ def first_broken(home: Path, found: Evaluation, key: str, image_size: int | None
     )
     if saved.found != saved.content or loaded.test.sha256 != saved.identity["data"]:
         raise BadData(f"{path}: does not belong to the test images, or is damaged.", f"rtk verify {path}")
-    shown: list[tuple[Any, ...]] = []
+    shown: list[tuple[int, int, int]] = []  # place in the file, class before, class after
     with exactly(torch.device("cpu")):
         for places in (~saved.robust).nonzero().flatten().split(BATCH):
-            indices, labels, adversarial = saved.indices[places], saved.labels[places], saved.images[places]
-            clean = loaded.test.images(indices)
-            before, after = _classes(loaded, clean), _classes(loaded, adversarial)
-            for each in ((before == labels) & (after != labels)).nonzero().flatten().tolist():
-                shown.append((clean[each], adversarial[each], indices[each], labels[each], before[each], after[each]))
+            labels = saved.labels[places]
+            before = _classes(loaded, loaded.test.images(saved.indices[places]))
+            after = _classes(loaded, saved.images[places])
+            broken = (before == labels) & (after != labels)
+            columns = (each[broken].tolist() for each in (places, before, after))
+            shown += zip(*columns, strict=True)
             if len(shown) >= MOST:
                 break
-    columns = list(zip(*shown[:MOST], strict=True)) or [()] * 6
-    images = [torch.stack(each) if each else saved.images[:0] for each in columns[:2]]
-    numbers = [[int(value) for value in each] for each in columns[2:]]
-    return Broken(*images, *numbers, loaded.data.class_names)
+    del shown[MOST:]
+    kept = torch.tensor([place for place, _, _ in shown], dtype=torch.int64)
+    return Broken(
+        clean=loaded.test.images(saved.indices[kept]),
+        adversarial=saved.images[kept],
+        indices=saved.indices[kept].tolist(),
+        labels=saved.labels[kept].tolist(),
+        before=[before for _, before, _ in shown],
+        after=[after for _, _, after in shown],
+        class_names=loaded.data.class_names,
+    )
 
 
 def _classes(loaded: Loaded, images: Tensor) -> Tensor:

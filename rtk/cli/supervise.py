@@ -1,0 +1,64 @@
+"""Running a command in a process of its own, so that what a third party's code does to it can be told.
+
+A segmentation fault, a kill for want of memory or an endless loop would end `rtk` itself without a word. This process
+imports no plugin and no torch; it waits, and names the plugin.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+
+from ..errors import PluginError, RunFailed
+from ..registry import Plugin
+
+CHILD = "RTK_SUPERVISED"
+"""Environment variable of a process that is looked after already."""
+
+PATIENCE = 10.0
+"""Seconds that a process is given to end by itself before it is killed."""
+
+
+def supervised() -> bool:
+    """Whether this process is looked after by another."""
+    return os.environ.get(CHILD) == "1"
+
+
+def supervise(typed: list[str], plugin: Plugin, time_limit: float | None) -> int:
+    """Run `rtk TYPED...` in another process; returns its exit code.
+
+    Raises:
+        PluginError: it was ended by a signal, such as a segmentation fault.
+        RunFailed: it took longer than `time_limit` seconds.
+    """
+    environment = {**os.environ, CHILD: "1", "PYTHONFAULTHANDLER": "1"}
+    process = subprocess.Popen([sys.executable, "-m", "rtk.cli", *typed], env=environment)
+    try:
+        code = process.wait(time_limit)
+    except subprocess.TimeoutExpired:
+        _end(process)
+        raise RunFailed(
+            f"{plugin}: was stopped at the time limit of {time_limit:g} s; what was finished is kept.",
+            "the same command with a larger --time-limit goes on from there",
+        ) from None
+    except KeyboardInterrupt:  # the other process has had it too, and says what is kept
+        return process.wait()
+    if code < 0:
+        name = signal.Signals(-code).name
+        why = ", perhaps for want of memory" if name == "SIGKILL" else ""
+        raise PluginError(
+            f"{plugin}: its process was ended by {name}{why}; what was finished is kept.",
+            "the lines above show where; the same command goes on from there",
+        )
+    return code
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.send_signal(signal.SIGINT)  # as Ctrl-C, which keeps what is finished
+    try:
+        process.wait(PATIENCE)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()

@@ -1,0 +1,59 @@
+"""Accuracy where an image has several verdicts: the copies of one image are not independent, the images are.
+
+With one verdict per image both functions give what rtk/statistics.py gives.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from statistics import fmean, pvariance
+
+from ..statistics import Difference
+
+Z = 1.959964
+"""97.5 % quantile of the normal distribution."""
+
+
+def shares(verdicts: Sequence[bool], images: int) -> list[float]:
+    """The share of right verdicts of each image.
+
+    Args:
+        verdicts: of all images, then of all images again, and so on.
+    """
+    copies = len(verdicts) // images
+    return [sum(verdicts[image::images]) / copies for image in range(images)]
+
+
+def interval(found: Sequence[float], copies: int) -> tuple[float, float]:
+    """95 % Wilson interval of the mean share, in [0, 1], with the effective sample size in the place of n.
+
+    That is the number of independent verdicts whose mean would vary as much as that of the images (Korn & Graubard
+    1998): between one for each image and one for each copy.
+    """
+    images, p = len(found), fmean(found)
+    spread = pvariance(found) / images
+    n = float(images)
+    if 0 < p < 1:
+        n = max(n, min(images * copies, p * (1 - p) / spread if spread else math.inf))
+    centre = (p + Z**2 / (2 * n)) / (1 + Z**2 / n)
+    half = Z / (1 + Z**2 / n) * math.sqrt(p * (1 - p) / n + Z**2 / (4 * n**2))
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def difference(before: Sequence[float], after: Sequence[float]) -> Difference:
+    """Compare the shares of the same images.
+
+    Bonett & Price's interval for proportions is that of the mean after an image that was gained and one that was lost
+    were added; so it is here. The p-value is that of the exact sign test.
+    """
+    from scipy.stats import binomtest
+
+    changes = [new - old for old, new in zip(before, after, strict=True)]
+    gained, lost = sum(change > 0 for change in changes), sum(change < 0 for change in changes)
+    padded = [*changes, 1.0, -1.0]
+    middle, half = fmean(padded), Z * math.sqrt(pvariance(padded) / len(padded))
+    p = float(binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
+    return Difference(
+        fmean(changes), (max(-1.0, middle - half), min(1.0, middle + half)), p, gained, lost, len(changes)
+    )

@@ -1,0 +1,62 @@
+"""Intervals where an image has several verdicts: the image is the unit."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from rtk.evaluation.shares import difference, interval, shares
+from rtk.statistics import Estimate, paired
+
+unhurried = settings(deadline=None)
+"""scipy.stats takes a second to import."""
+VERDICTS = st.lists(st.booleans(), min_size=1, max_size=60)
+
+
+@unhurried
+@given(VERDICTS)
+def test_one_verdict_per_image_gives_wilsons_interval(verdicts: list[bool]) -> None:
+    found = interval(shares(verdicts, len(verdicts)), 1)
+    assert found == pytest.approx(Estimate(sum(verdicts), len(verdicts)).interval, abs=1e-6)
+
+
+@unhurried
+@given(VERDICTS, st.integers(1, 20))
+def test_repeating_every_verdict_adds_nothing(verdicts: list[bool], copies: int) -> None:
+    """75 copies that agree are one verdict, not 75."""
+    found = shares(verdicts * copies, len(verdicts))
+    assert found == [float(verdict) for verdict in verdicts]
+    assert interval(found, copies) == pytest.approx(interval(found, 1), abs=1e-9)
+    other = list(reversed(verdicts))
+    again = shares(other * copies, len(other))
+    assert difference(found, again) == difference(list(map(float, verdicts)), list(map(float, other)))
+
+
+@unhurried
+@given(st.integers(1, 40), st.integers(1, 8), st.data())
+def test_the_interval_lies_between_that_of_the_images_and_that_of_all_verdicts(
+    images: int, copies: int, data: st.DataObject
+) -> None:
+    count = images * copies
+    verdicts = data.draw(st.lists(st.booleans(), min_size=count, max_size=count))
+    low, high = interval(shares(verdicts, images), copies)
+    right = sum(verdicts) / count
+    assert 0 <= low <= right + 1e-9 and right - 1e-9 <= high <= 1
+    fewest, most = Estimate(sum(verdicts), count), high - low
+    assert most >= fewest.interval[1] - fewest.interval[0] - 1e-6
+    assume(copies > 1 and 0 < right < 1)
+    assert most <= interval([right] * images, 1)[1] - interval([right] * images, 1)[0] + 1e-6
+
+
+@unhurried
+@given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=60))
+def test_one_verdict_per_image_gives_the_interval_for_paired_proportions(pairs: list[tuple[bool, bool]]) -> None:
+    before, after = ([pair[i] for pair in pairs] for i in range(2))
+    found, wanted = difference(list(map(float, before)), list(map(float, after))), paired(before, after)
+    assert found.interval == pytest.approx(wanted.interval, abs=1e-9) and found.value == pytest.approx(wanted.value)
+    assert (found.p, found.gained, found.lost, found.n) == (wanted.p, wanted.gained, wanted.lost, wanted.n)
+
+
+def test_shares_belong_to_their_image() -> None:
+    assert shares([True, False, True, True, False, False], 2) == [2 / 3, 1 / 3]
