@@ -1,4 +1,4 @@
-"""An observer that writes runs to TensorBoard: `rtk finetune ... --observe tensorboard`, then `tensorboard --logdir runs`.
+"""An observer that writes runs to TensorBoard: `rtk finetune ... --observe tensorboard`; `tensorboard --logdir runs`.
 
 Loss and validation score of every epoch, by training phase; at the end the options beside clean and robust accuracies,
 so that runs can be compared. Needs the extra: pip install 'rtk[tensorboard]'.

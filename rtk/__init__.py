@@ -16,6 +16,7 @@ from .strategy import Paper, Strategy
 from .threat import Threat
 
 if TYPE_CHECKING:
+    from .library import evaluate, export, finetune, load
     from .observers import RunInfo
     from .run import Run
     from .train import Step
@@ -34,12 +35,21 @@ __all__ = [
     "Threat",
     "TrainingConfig",
     "UnknownName",
+    "evaluate",
+    "export",
+    "finetune",
     "hookimpl",
+    "load",
     "option",
     "schedules",
 ]
 
-_LATER = {"Run": "rtk.run", "RunInfo": "rtk.observers", "Step": "rtk.train"}
+_LATER = {
+    **dict.fromkeys(("evaluate", "export", "finetune", "load"), "rtk.library"),
+    "Run": "rtk.run",
+    "RunInfo": "rtk.observers",
+    "Step": "rtk.train",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,7 +46,7 @@ class RunInfo:
 class Observers:
     """Calls the hooks of everything that looks on; is itself the `Progress` that a run is given."""
 
-    def __init__(self, run: RunInfo, own: Sequence[object] = (), named: dict[str, object] | None = None):
+    def __init__(self, run: RunInfo, own: Sequence[object] = (), named: Mapping[str, object] | None = None):
         """
         Args:
             own: rtk's observers, whose failures are the run's.

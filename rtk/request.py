@@ -12,6 +12,7 @@ from .backbones.catalogue import embedded, split_uri, split_zoo
 from .config import Config, flag, option, resolve
 from .data.catalogue import find_info, list_datasets
 from .errors import BadBackbone, BadData, Refusal, UnknownName
+from .hookspecs import OBSERVERS
 from .options import EVALUATION_BATCH, EVALUATION_SEED, PLACE, EvaluationOptions, SourceOptions
 from .registry import Plugin, Registry
 from .strategy import Strategy
@@ -33,10 +34,13 @@ class RunOptions(EvaluationOptions, SourceOptions):
     )
     evaluation_seed: int = EVALUATION_SEED
     evaluation_batch_size: int | None = EVALUATION_BATCH
+    observe: tuple[str, ...] = option(
+        (), "Observers that look on, joined by commas, e.g. tensorboard; see: rtk plugins.", origin="rtk"
+    )
     out: Path | None = option(None, "Run directory; by default runs/STRATEGY-DATA-HASH.", origin="rtk")
 
 
-COMMAND = ("strategy", "config", "force", "quiet", "help", "traceback")
+COMMAND = ("strategy", "config", "force", "quiet", "time_limit", "help", "traceback", "no_plugins")
 """Options of the command line itself."""
 
 
@@ -144,6 +148,8 @@ def _check(request: Request) -> None:
     check_backbone(options.backbone)
     check_weights(options.weights)
     check_dataset(request.dataset)
+    for name in options.observe:
+        Registry(group=OBSERVERS).plugin(name)
     if request.strategy.setting == "source" and request.new_data:
         raise Refusal(
             f"{request.strategy.name} fine-tunes on the data that the backbone was trained on;"

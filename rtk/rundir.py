@@ -39,7 +39,7 @@ from .errors import BadBackbone, BadData, RequestError, RunExists
 
 CONFIG, RESULT, LOCK = "config.json", "result.json", ".lock"
 FILES = (CONFIG, "environment.json", "log.jsonl", "report.json", "backbone.json", "model.safetensors", RESULT)
-FOLDERS = ("work", "source", "evaluation")
+FOLDERS = ("work", "source", "evaluation", "pictures", "tensorboard")
 
 
 @dataclass(frozen=True)
@@ -70,8 +70,8 @@ class Layout:
 RUN = Layout(frozenset({"strategy", "config", "options"}), FILES, FOLDERS)
 EVALUATION = Layout(
     frozenset({"evaluate", "options"}),
-    (CONFIG, "environment.json", "evaluation.json"),
-    ("network", "verdicts", "examples"),
+    (CONFIG, "environment.json", "robustbench.json", "evaluation.json"),
+    ("network", "verdicts", "examples", "pictures"),
 )
 
 

@@ -21,7 +21,7 @@ import rtk
 from rtk import Refusal
 from rtk.backbones import Backbone, Classifier, open_backbone
 from rtk.errors import BadBackbone, BadValue
-from rtk.finetune import finetune
+from rtk.host import finetune
 from rtk.registry import Plugin
 from rtk.request import Request, RunOptions
 from rtk.run import Origin

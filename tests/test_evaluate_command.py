@@ -18,7 +18,7 @@ from rtk.attacks import pgd
 from rtk.data import open_dataset
 from rtk.evaluation import build, evaluate, verify_images
 from rtk.evaluation.request import VerifyOptions
-from rtk.finetune import finetune
+from rtk.host import finetune
 from rtk.threat import Threat
 
 from .test_cli import Command, command  # noqa: F401 - a fixture

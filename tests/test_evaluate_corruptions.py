@@ -17,7 +17,7 @@ from rtk.corruptions import FAMILIES, NAMES, SEVERITIES, corrupt
 from rtk.data import open_dataset
 from rtk.errors import BadData, BadValue
 from rtk.evaluation import Subject, build, changes_between, evaluate, identities, judge_all, load, row_of
-from rtk.finetune import finetune
+from rtk.host import finetune
 from rtk.progress import Silent
 from rtk.seeds import derive
 from rtk.suite import CorruptedImages, Item, Suite

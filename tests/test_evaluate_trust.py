@@ -21,7 +21,7 @@ from rtk.data import open_dataset
 from rtk.errors import RunFailed
 from rtk.evaluation import Subject, chunks, judge, judge_all, measure_of, row_of, trust
 from rtk.evaluation.memory import Memory
-from rtk.finetune import finetune
+from rtk.host import finetune
 from rtk.progress import Silent
 from rtk.suite import Item
 from rtk.threat import Threat

@@ -19,7 +19,7 @@ import rtk
 from rtk import results
 from rtk.backbones import open_backbone
 from rtk.errors import BadValue, PluginError, RunExists
-from rtk.finetune import finetune
+from rtk.host import finetune
 from rtk.registry import Plugin
 from rtk.request import Request, RunOptions
 

@@ -10,7 +10,7 @@ import torch
 
 from rtk.attacks import autoattack, distance, pgd
 from rtk.evaluation import judge
-from rtk.finetune import finetune
+from rtk.host import finetune
 from rtk.threat import Threat
 
 from .small_run import changed, small_run, snapshot

@@ -131,8 +131,8 @@ BAD: list[tuple[Rule, str, str]] = [
     (plugins_use_the_public_names, "plugins/a.py", "from rtk_plugins.rift import Losses"),
     (torchattacks_has_one_adapter, "rtk/evaluation/cascade.py", "import torchattacks"),
     (torchattacks_has_one_adapter, "plugins/a.py", "def f():\n    from torchattacks import PGD"),
-    (networks_come_from_backbones, "rtk/finetune.py", "import timm"),
-    (networks_come_from_backbones, "rtk/finetune.py", "from torchvision import models"),
+    (networks_come_from_backbones, "rtk/host.py", "import timm"),
+    (networks_come_from_backbones, "rtk/host.py", "from torchvision import models"),
     (networks_come_from_backbones, "rtk/doctor.py", "import robustbench"),
     (networks_come_from_backbones, "rtk/run.py", "import importlib\nimportlib.import_module('robustbench.utils')"),
     (images_come_from_data, "rtk/run.py", "from torchvision import transforms"),
@@ -140,7 +140,7 @@ BAD: list[tuple[Rule, str, str]] = [
     (corruptions_are_made_in_one_place, "rtk/evaluate.py", "import cv2"),
     (corruptions_are_made_in_one_place, "rtk/data/x.py", "def f():\n    from skimage.color import rgb2hsv"),
     (corruptions_are_made_in_one_place, "plugins/a.py", "import imagecorruptions.corruptions"),
-    (only_evaluation_reads_test_data, "rtk/finetune.py", 'data.split("test")'),
+    (only_evaluation_reads_test_data, "rtk/host.py", 'data.split("test")'),
     (only_evaluation_reads_test_data, "plugins/a.py", 'run.data.split(which="test")'),
 ]
 RULES = list(dict.fromkeys(rule for rule, _, _ in BAD))
@@ -153,7 +153,7 @@ GOOD = [
     ("rtk/backbones/zoo.py", "import timm"),
     ("rtk/corruptions/kinds.py", "import cv2\nimport imagecorruptions"),
     ("rtk/evaluation/subject.py", 'data.split("test")'),
-    ("rtk/finetune.py", 'data.split("train")\nname.split(",")'),
+    ("rtk/host.py", 'data.split("train")\nname.split(",")'),
 ]
 SOURCES = sorted(path.relative_to(ROOT) for place in ("rtk", "plugins") for path in (ROOT / place).rglob("*.py"))
 

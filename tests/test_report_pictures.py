@@ -16,7 +16,7 @@ from PIL import Image
 from rtk import results
 from rtk.data import open_dataset
 from rtk.evaluation import build, evaluate
-from rtk.finetune import finetune
+from rtk.host import finetune
 from rtk.report import pictures
 from rtk.report.folder import draw
 from rtk.report.samples import first_broken

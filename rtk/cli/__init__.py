@@ -23,6 +23,7 @@ COMMANDS = {
     "verify": "Judge adversarial images on disk again: an evaluation's, or anybody's.",
     "show": "Show the result of a run or an evaluation again.",
     "plot": "Draw the result of a run or an evaluation.",
+    "export": "Write the network of a run for timm or RobustBench.",
     "strategies": "List the strategies, or show one with its options.",
     "plugins": "List the plugins, make one, or check one.",
     "backbones": "List the networks to start from.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,10 @@ import click
 
 from ..config import read_toml
 from ..errors import BadValue
-from ..registry import Registry
+from ..registry import OWN, Registry
 from ..request import RunOptions, build
 from .options import check_values, chosen, options
+from .supervise import supervise, supervised
 
 EXAMPLE = "rtk finetune --strategy rift, or rtk strategies for the list"
 
@@ -67,8 +69,19 @@ def _named(file: dict[str, Any]) -> str | None:
 @click.option("--config", metavar="FILE", help="TOML file with any of these options; flags win over it.")
 @click.option("--force", is_flag=True, help="Replace the run that the run directory holds.")
 @click.option("--quiet", is_flag=True, help="No progress, only the table.")
+@click.option(
+    "--time-limit", metavar="SECONDS", type=click.FloatRange(min=0, min_open=True), help="End the run after so long."
+)
 @click.pass_obj
-def command(typed: list[str], strategy: str | None, config: str | None, force: bool, quiet: bool, **flags: Any) -> None:
+def command(
+    typed: list[str],
+    strategy: str | None,
+    config: str | None,
+    force: bool,
+    quiet: bool,
+    time_limit: float | None,
+    **flags: Any,
+) -> None:
     """Fine-tune a backbone with a strategy, then evaluate source and result in the same way.
 
     \b
@@ -81,7 +94,10 @@ def command(typed: list[str], strategy: str | None, config: str | None, force: b
     file.pop("strategy", None)
     request = build(name, {key: value for key, value in flags.items() if value is not None}, file)
 
-    from ..finetune import finetune
+    if (request.plugin.distribution != OWN or time_limit) and not supervised():
+        sys.exit(supervise(typed[1:], request.plugin, time_limit, request.directory / "result.json"))
+
+    from ..host import finetune
     from .display import live
     from .table import print_result
 

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ..registry import Listed, Registry, hooks_of
+from ..errors import PluginError
+from ..hookspecs import OBSERVERS
+from ..registry import Listed, Plugin, Registry, hooks_of, observer
 from .listing import in_terminal, print_rows, print_table, print_text
 from .options import Checked
 
@@ -28,6 +30,7 @@ def command(context: click.Context) -> None:
     if context.invoked_subcommand is not None:
         return
     rows = [_row(listed) for listed in Registry().listing()]
+    rows += [_row_of_observer(plugin) for plugin in Registry(group=OBSERVERS).plugins]
     if in_terminal():
         print_table(("name", "distribution", "version", "hooks", "state"), rows)
         click.echo()
@@ -40,6 +43,15 @@ def _row(listed: Listed) -> tuple[str, ...]:
     plugin = listed.plugin
     hooks = " ".join(hooks_of(plugin)) if listed.strategies else "-"
     return plugin.name, plugin.distribution, plugin.version, hooks, listed.problem or "usable"
+
+
+def _row_of_observer(plugin: Plugin) -> tuple[str, ...]:
+    try:
+        observer(plugin.name)
+        hooks, state = " ".join(hooks_of(plugin)), "usable"
+    except PluginError as problem:
+        hooks, state = "-", problem.message
+    return plugin.name, plugin.distribution, plugin.version, hooks, state
 
 
 @command.command(name="new", cls=Checked)

@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 from ..errors import PluginError, RunFailed
 from ..registry import Plugin
@@ -26,13 +27,18 @@ def supervised() -> bool:
     return os.environ.get(CHILD) == "1"
 
 
-def supervise(typed: list[str], plugin: Plugin, time_limit: float | None) -> int:
+def supervise(typed: list[str], plugin: Plugin, time_limit: float | None, made: Path) -> int:
     """Run `rtk TYPED...` in another process; returns its exit code.
 
+    Args:
+        made: the file that there is when the command has succeeded.
+
     Raises:
-        PluginError: it was ended by a signal, such as a segmentation fault.
+        PluginError: it was ended by a signal, such as a segmentation fault, or by itself without a result.
         RunFailed: it took longer than `time_limit` seconds.
     """
+    if "--traceback" in sys.argv:
+        typed = [*typed, "--traceback"]
     environment = {**os.environ, CHILD: "1", "PYTHONFAULTHANDLER": "1"}
     process = subprocess.Popen([sys.executable, "-m", "rtk.cli", *typed], env=environment)
     try:
@@ -52,6 +58,8 @@ def supervise(typed: list[str], plugin: Plugin, time_limit: float | None) -> int
             f"{plugin}: its process was ended by {name}{why}; what was finished is kept.",
             "the lines above show where; the same command goes on from there",
         )
+    if code == 0 and not made.exists():
+        raise PluginError(f"{plugin}: its process ended without a result.", "look for exit() in it")
     return code
 
 

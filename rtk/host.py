@@ -31,7 +31,9 @@ from .evaluation import (
     row_of,
     save_network,
 )
+from .observers import Display, LogFile, Observers, RunInfo
 from .progress import Progress, Silent
+from .registry import observer
 from .request import Request
 from .results import Change, Result, Row
 from .run import Origin, Run
@@ -64,7 +66,6 @@ class Host:
     def __init__(self, request: Request, progress: Progress):
         options = request.options
         self.request = request
-        self.progress = progress
         self.directory = request.directory
         self.device = environment.device(options.device)
         environment.make_deterministic()
@@ -75,12 +76,15 @@ class Host:
         self.suite = options.suite_at(self.threat, options.evaluation_seed)
         for item in self.suite.items:  # what cannot be judged is refused before anything is trained
             measure_of(item, self.data)
+        named = {name: observer(name) for name in options.observe}
+        self.observers = Observers(self._info(), [LogFile(), Display(progress)], named)
 
     def finetune(self, force: bool, command: list[str]) -> Result:
         request = self.request
         try:
             with rundir.claim(self.directory, {**request.describe(), "inputs": self._inputs()}, force=force):
                 files.write_json(self.directory / "environment.json", environment.describe(self.device))
+                self.observers.started()
                 save_network(self.directory / "source", self.backbone, self.backbone.model)
                 begun = time.monotonic()
                 if not (self.directory / "model.safetensors").exists():
@@ -91,11 +95,28 @@ class Host:
                 result = self._result(rows, changes, seconds, command)
                 results.write(self.directory / "result.json", result)
                 _delete_checkpoints(self.directory)
+                self.observers.finished(result.model_dump(mode="json"))
                 return result
         except KeyboardInterrupt:
+            self.observers.failed("interrupted")
             raise Interrupted(
                 f"Interrupted; what was finished is kept in {self.directory}.", "the same command goes on from there"
             ) from None
+        except RtkError as problem:
+            self.observers.failed(problem.message)
+            raise
+
+    def _info(self) -> RunInfo:
+        request = self.request
+        return RunInfo(
+            directory=self.directory,
+            strategy=request.strategy.name,
+            config=request.config.model_dump(mode="json"),
+            backbone=request.options.backbone,
+            dataset=request.dataset,
+            threat=str(self.threat),
+            seed=request.options.seed,
+        )
 
     def _inputs(self) -> dict[str, Any]:
         """What a run was begun with; a run goes on only with the same weights, data and code."""
@@ -139,7 +160,7 @@ class Host:
             seed=self.request.options.seed,
             device=self.device,
             directory=self.directory,
-            progress=self.progress,
+            progress=self.observers,
             origin=_origin(self.request.options.backbone),
         )
 
@@ -168,7 +189,7 @@ class Host:
         if not self.backbone.new_head:
             places = {"source": self.directory / "source", **places}
         subjects = [self._subject(place, name) for name, place in places.items()]
-        verdicts = judge_all(subjects, self.progress, self.request.options.workers)
+        verdicts = judge_all(subjects, self.observers, self.request.options.workers)
         found = list(zip(subjects, verdicts, strict=True))
         rows = [row_of(name, *one) for name, one in zip(places, found, strict=True)]
         return rows, changes_between(subjects[0], *verdicts) if len(found) == 2 else {}

@@ -1,0 +1,80 @@
+"""What the command line does, from Python; and networks that other libraries load."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import rtk
+from rtk.backbones import open_backbone
+from rtk.errors import BadBackbone, BadValue
+from rtk.results import Evaluation, Result
+
+QUICK = {"epochs": 1, "suite": "clean", "images": 40}
+
+
+def test_three_lines(tmp_path: Path) -> None:
+    result = rtk.finetune("linear-probe", out=tmp_path / "run", **QUICK)
+    found = rtk.evaluate(tmp_path / "run", out=tmp_path / "judged")
+    model = rtk.load(f"run:{tmp_path / 'run'}")
+    assert isinstance(result, Result) and isinstance(found, Evaluation)
+    assert found.row.scores["clean"].correct == result.rows[-1].scores["clean"].correct
+    logits = model(torch.rand(2, 3, 32, 32))
+    assert logits.shape == (2, 10) and not model.training
+    with pytest.raises(rtk.RtkError, match="already holds this result"):
+        rtk.finetune("linear-probe", out=tmp_path / "run", **QUICK)
+
+
+def test_a_wrong_option_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    with pytest.raises(rtk.UnknownName, match="--epoch"):
+        rtk.finetune("linear-probe", out=tmp_path / "run", epoch=1)
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_library_costs_nothing_until_it_is_used() -> None:
+    code = "import sys, rtk; rtk.finetune, rtk.load; print([n for n in ('torch', 'timm') if n in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"
+
+
+def test_a_run_of_a_timm_network_loads_into_timm(tmp_path: Path) -> None:
+    import timm
+
+    rtk.finetune(
+        "linear-probe", backbone="timm:resnet10t", weights="random", dataset="signs", out=tmp_path / "run", **QUICK
+    )
+    path = rtk.export(tmp_path / "run", tmp_path / "net.safetensors")
+    net = timm.create_model("resnet10t", num_classes=10, checkpoint_path=str(path)).eval()
+    opened = open_backbone(f"run:{tmp_path / 'run'}").model
+    images = torch.rand(2, 3, 32, 32)
+    assert torch.equal(net(images), opened.net(images))
+    with pytest.raises(BadValue, match="is there already"):
+        rtk.export(tmp_path / "run", path)
+    with pytest.raises(BadBackbone, match="timm:resnet10t, which is not one of robustbench"):
+        rtk.export(tmp_path / "run", tmp_path / "other", "robustbench")
+
+
+def test_a_run_of_a_robustbench_network_loads_as_its_checkpoint(tmp_path: Path) -> None:
+    name = "Addepalli2022Efficient_RN18"
+    rtk.finetune(
+        "linear-probe",
+        backbone=f"robustbench:cifar10/Linf/{name}",
+        weights="random",
+        dataset="signs",
+        out=tmp_path / "run",
+        **{**QUICK, "images": 4},
+        batch_size=256,
+    )
+    path = rtk.export(tmp_path / "run", tmp_path / f"{name}.pt")
+    again = rtk.load(f"robustbench:cifar10/Linf/{name}", weights=path)
+    images = torch.rand(2, 3, 32, 32)
+    assert torch.equal(again(images), rtk.load(f"run:{tmp_path / 'run'}")(images))
+
+
+def test_the_embedded_network_belongs_to_no_other_library(tmp_path: Path) -> None:
+    rtk.finetune("linear-probe", out=tmp_path / "run", **QUICK)
+    with pytest.raises(BadBackbone, match="which is not one of timm or robustbench"):
+        rtk.export(tmp_path / "run", tmp_path / "net.pt")
