@@ -124,7 +124,7 @@ class Remembers(Wrapped):
         self.register_buffer("seen", torch.zeros(()))
 
     def forward(self, images: Tensor) -> Tensor:
-        self.seen += len(images)
+        self.get_buffer("seen").add_(len(images))
         return self.net(images)
 
 
