@@ -41,6 +41,7 @@ def _unit(image: Pixels, dtype: type[np.floating[Any]] = np.float64) -> Array:
 
 
 def gaussian_noise(image: Pixels, rng: RandomState, deviation: float) -> Array:
+    """Noise of the given standard deviation, in [0, 1], on every value."""
     return (_unit(image) + rng.normal(size=image.shape, scale=deviation)) * 255
 
 
@@ -85,6 +86,7 @@ def _smooth(pixels: Array, sigma: float) -> Array:
 
 
 def motion_blur(image: Pixels, rng: RandomState, radius: int, sigma: float) -> Array:
+    """A streak of the given radius in pixels, in a random direction."""
     return blur_along(image, radius=radius, sigma=sigma, angle=rng.uniform(-45, 45))
 
 
@@ -147,6 +149,7 @@ def _photograph(number: int, size: float, height: int, width: int) -> Array:
 
 
 def fog(image: Pixels, rng: RandomState, density: float, decay: float) -> Array:
+    """A random plasma of the given density, whose detail decays, over a picture with less contrast."""
     height, width = image.shape[:2]
     pixels = _unit(image)
     brightest = pixels.max()
@@ -188,6 +191,7 @@ def brightness(image: Pixels, rng: RandomState, added: float) -> Array:
 
 
 def contrast(image: Pixels, rng: RandomState, kept: float) -> Array:
+    """The share of each value's distance from the channel's mean that is kept."""
     pixels = _unit(image)
     means = pixels.mean(axis=(0, 1), keepdims=True)
     return ((pixels - means) * kept + means) * 255
@@ -231,6 +235,7 @@ def pixelate(image: Pixels, rng: RandomState, share: float, enlarging: str) -> A
 
 
 def jpeg_compression(image: Pixels, rng: RandomState, quality: int) -> Array:
+    """What is left after JPEG with the given quality, 0 to 100."""
     file = BytesIO()
     Image.fromarray(image).save(file, "JPEG", quality=quality)
     return np.asarray(Image.open(file))

@@ -58,6 +58,7 @@ def moved(before: dict[str, Any], table: dict[str, Access]) -> list[str]:
 
 
 def state_of(table: dict[str, Access]) -> dict[str, Any]:
+    """What every entry of the table reads now."""
     return {name: read() for name, (read, _) in table.items()}
 
 
