@@ -15,6 +15,7 @@ from rich.table import Table
 from ..results import Change, Corrupted, Evaluation, Result, Row, Score
 
 INTERVAL = "[..] 95 % interval: Wilson for an accuracy"
+WIDE = 120
 SHOWN = 3
 """Warnings of one network that stand beside its numbers."""
 
@@ -41,7 +42,7 @@ def print_evaluation(found: Evaluation, directory: Path) -> None:
 
 def print_checks(found: Result | Evaluation) -> None:
     """Every check; its sentence holds the value that was measured, and the limit."""
-    console = Console()
+    console = _console()
     for row in found.rows if isinstance(found, Result) else [found.row]:
         for item, checks in groupby(row.checks, key=lambda check: check.item):
             console.print(f"{row.name}, {item or 'network'}", markup=False, highlight=False, soft_wrap=True)
@@ -52,7 +53,7 @@ def print_checks(found: Result | Evaluation) -> None:
 
 def _print(title: str, rows: list[Row], changes: Mapping[str, Change], notes: list[str], directory: Path) -> None:
     """A line for each item of the suite, a column for each network."""
-    console = Console()
+    console = _console()
     # not rich's own title and caption: those are wrapped to the width of the table
     console.print(title, markup=False, highlight=False, soft_wrap=True)
     table = Table()
@@ -77,6 +78,12 @@ def _print(title: str, rows: list[Row], changes: Mapping[str, Change], notes: li
                 console.print(_corrupted(score.corrupted), markup=False, highlight=False)
     for line in [*(line for row in rows for line in _signs(row, directory)), *notes]:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _console() -> Console:
+    """The terminal at its width; a file or a pipe, which rich takes for 80 columns, at one that wraps nothing."""
+    console = Console()
+    return console if console.is_terminal else Console(width=WIDE)
 
 
 def _corrupted(found: Corrupted) -> Table:
