@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 from collections.abc import Callable
 from functools import lru_cache
@@ -115,7 +116,7 @@ def run_of(backbone: Backbone, directory: Path, count: int, shape: tuple[int, in
 
     directory.mkdir(parents=True, exist_ok=True)
     data = {"train": split(count), "val": split(6), "classes": backbone.classes, "augment": "none", "seed": seed}
-    return Run(**{**vars(small_run(backbone, directory, train=4, val=4)), **data})
+    return dataclasses.replace(small_run(backbone, directory, train=4, val=4), **data)
 
 
 def small(classes: int, new_head: bool, shape: tuple[int, int]) -> Backbone:

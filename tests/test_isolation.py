@@ -36,7 +36,7 @@ WRONG = {
     "segmentation fault": ("import ctypes; ctypes.string_at(0)", "was ended by SIGSEGV"),
     "killed": ("import os; os.kill(os.getpid(), 9)", "was ended by SIGKILL, perhaps for want of memory"),
     "exit": ("import os; os._exit(0)", "ended without a result"),
-    "endless loop": ("while True: pass", "was stopped at the time limit of 25 s"),
+    "endless loop": ("while True: pass", "was stopped at the time limit of 12 s"),
     "NaN weights": ("next(model.parameters()).data.fill_(float('nan'))", "came back with NaN or infinite values"),
     "another architecture": ("import torch; model = torch.nn.Linear(2, 2)", "it must keep the architecture"),
     "no network": ("model = 'done'", "must return a module, got str"),
@@ -64,7 +64,7 @@ def rtk(environment: dict[str, str], folder: Path, *arguments: str) -> subproces
 def test_what_goes_wrong_is_said_with_the_plugin_and_its_version(kind: str, tmp_path: Path) -> None:
     body, said = WRONG[kind]
     environment = install(tmp_path, body)
-    limit = ["--time-limit", "25"] if kind == "endless loop" else []
+    limit = ["--time-limit", "12"] if kind == "endless loop" else []
     quick = ["--suite", "clean", "--images", "20", "--out", "run", "--quiet"]
     found = rtk(environment, tmp_path, "finetune", "--strategy", "third", *quick, *limit)
     last = found.stderr.strip().splitlines()[-1]

@@ -20,6 +20,7 @@ from ..errors import Interrupted, RtkError, UnknownName
 COMMANDS = {
     "finetune": "Fine-tune a backbone with a strategy, and evaluate before and after.",
     "evaluate": "Evaluate a run, a backbone or a checkpoint.",
+    "bench": "Compare strategies, backbones, data and seeds in one table.",
     "verify": "Judge adversarial images on disk again: an evaluation's, or anybody's.",
     "show": "Show the result of a run or an evaluation again.",
     "plot": "Draw the result of a run or an evaluation.",
