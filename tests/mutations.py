@@ -49,8 +49,8 @@ MUTATIONS = (
     Mutation(
         "the network is attacked in training mode",
         "rtk/attacks/attack.py",
-        "        model.eval()\n",
-        "",
+        "        images = images.flatten(1).unflatten(1, images.shape[1:])",
+        "        self.model.train()\n        images = images.flatten(1).unflatten(1, images.shape[1:])",
         "tests/test_attacks.py tests/test_twins.py",
     ),
     Mutation(
