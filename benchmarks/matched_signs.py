@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,9 +21,11 @@ def main() -> None:
     clothes = open_dataset("fashion").split("train").images(slice(2000))
     signs = open_dataset("signs")
     seen = signs.split("train").images(slice(None))
-    arrays = {}
-    for name, splits in (("train", ("train", "val")), ("test", ("test",))):
-        parts = [signs.split(split) for split in splits]
+    arrays: dict[str, Any] = {}
+    for name, parts in (
+        ("train", [signs.split("train"), signs.split("val")]),
+        ("test", [signs.split("test")]),
+    ):
         images = torch.cat([part.images(slice(None)) for part in parts])
         matched = ((seen.mean() - images) / seen.std() * clothes.std() + clothes.mean()).clamp(0, 1)
         arrays[f"x_{name}"] = (matched * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
