@@ -68,6 +68,7 @@ def test_autoattack_equals_the_reference_on_every_image(source, images) -> None:
         assert torch.equal(attack(model, x, y, seed=seed), expected), attack.name
 
 
+@pytest.mark.slow  # AutoAttack twice; a shorter one is in test_attacks_oracle.py
 def test_the_cascade_gives_the_reference_verdicts(source, images) -> None:
     """`judge` against the reference's own sequence on images of which some break."""
     import pyautoattack

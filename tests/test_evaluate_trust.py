@@ -195,6 +195,7 @@ def test_a_healthy_network_shows_no_warning(command: Command) -> None:  # noqa: 
     assert "rtk:fashion-resnet, masking@Linf:0.1\n" in every
 
 
+@pytest.mark.slow  # signs of masking take ten seconds for each network
 def test_masking_warns_beside_the_number(source, command: Command) -> None:  # noqa: F811
     weights = checkpoint(source, Path("large.safetensors"), 1000)
     typed = [weights, "--backbone", "rtk:fashion-resnet", "--suite", "pgd20,masking", "--out", "e"]

@@ -20,7 +20,7 @@ from rtk.testing.suite import NAMES
 from . import bad_strategies as bad
 from .bad_strategies import CutsTheSplit, Good, GoodLoop, Seeds, SummaryWithoutStop
 
-QUICK = ("full", "rift", "twins")
+QUICK = ("full", "twins")
 SPOILED = """
 import rtk
 from {module} import {name}
@@ -145,7 +145,7 @@ def test_no_other_check_fails(case: Bad) -> None:
     "name", [pytest.param(name, marks=[pytest.mark.slow] * (name not in QUICK)) for name in Registry().names()]
 )
 def test_every_built_in_strategy_conforms(name: str) -> None:
-    """All but three are slow for their number."""
+    """All but two are slow for their number."""
     assert verdicts(check(name)) == {}
 
 

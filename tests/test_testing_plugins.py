@@ -120,6 +120,7 @@ def test_third_parties_can_be_left_out(
     assert "small-steps" not in capsys.readouterr().out
 
 
+@pytest.mark.slow  # runs the whole conformance kit in another pytest
 def test_a_new_plugin_passes_its_own_tests_and_is_listed(made: Path) -> None:
     """One pytest test per check, named after it; `rtk.testing` loads no pytest by itself."""
     found = run([*PYTHON, "pytest", "-v", "-p", "no:cacheprovider", "tests"], made, PYTHONPATH=str(made))
