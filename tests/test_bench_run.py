@@ -229,7 +229,6 @@ def test_what_a_killed_benchmark_left_at_work_is_waited_for(held: tuple[Folder, 
     assert folder.states() == ["done"]
 
 
-@pytest.mark.slow  # waits for processes; timed out once beside the other tests
 def test_a_cell_that_is_killed_has_failed_and_says_so(held: tuple[Folder, subprocess.Popen[str]]) -> None:
     folder, process = held
     listed = subprocess.run(

@@ -160,7 +160,7 @@ class _Engine:
     def _finished(self, child: _Child) -> None:
         cell, code = child.cell, child.process.returncode
         state = self.store.state(cell)
-        if state == "running":  # it found another process at work there, and ended
+        if state == "running" and code >= 0:  # it found another process at work there, and ended; not: it was killed
             self.waiting.append(cell)
         else:
             if state != "done":
