@@ -9,6 +9,7 @@ import json
 import os
 import secrets
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any
 
@@ -117,3 +118,14 @@ def _umask() -> int:
     mask = os.umask(0o022)
     os.umask(mask)
     return mask
+
+
+def unchanged_sha256(path: Path) -> str:
+    """`sha256`, computed once until the file's size or time of change is another."""
+    state = path.stat()
+    return _hashed(path, state.st_size, state.st_mtime_ns)
+
+
+@lru_cache(maxsize=256)
+def _hashed(path: Path, size: int, changed: int) -> str:
+    return sha256(path)

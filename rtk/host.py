@@ -7,7 +7,6 @@ started from, be finite, and are read again from disk before they are judged.
 from __future__ import annotations
 
 import copy
-import inspect
 import time
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -16,9 +15,9 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import nn
 
-from . import environment, files, results, rundir
+from . import costs, environment, files, results, rundir
 from .backbones import Backbone, Classifier, hash_state, open_backbone
 from .data import Dataset, open_dataset
 from .errors import Interrupted, PluginError, RtkError
@@ -35,7 +34,7 @@ from .observers import Display, LogFile, Observers, RunInfo
 from .progress import Progress, Silent
 from .registry import observer
 from .request import Request
-from .results import Change, Result, Row
+from .results import Result, Row
 from .run import Origin, Run
 from .seeds import derive
 from .threat import Threat
@@ -86,13 +85,18 @@ class Host:
                 files.write_json(self.directory / "environment.json", environment.describe(self.device))
                 self.observers.started()
                 save_network(self.directory / "source", self.backbone, self.backbone.model)
-                begun = time.monotonic()
+                begun, cpu = time.monotonic(), costs.cpu_seconds()
                 if not (self.directory / "model.safetensors").exists():
                     save_network(self.directory, self.backbone, self._tune())
-                tuned = time.monotonic()
-                rows, changes = self._judge()
-                seconds = {"finetune": round(tuned - begun, 1), "evaluate": round(time.monotonic() - tuned, 1)}
-                result = self._result(rows, changes, seconds, command)
+                tuned, peak = time.monotonic(), costs.peak_bytes()
+                rows = self._judge()
+                seconds = {
+                    "finetune": round(tuned - begun, 1),
+                    "evaluate": round(time.monotonic() - tuned, 1),
+                    "cpu": round(costs.cpu_seconds() - cpu, 1),
+                }
+                memory = {"finetune": peak, "evaluate": costs.peak_bytes(), "device": costs.device_bytes(self.device)}
+                result = self._result(rows, seconds, memory, command)
                 results.write(self.directory / "result.json", result)
                 _delete_checkpoints(self.directory)
                 self.observers.finished(result.model_dump(mode="json"))
@@ -122,7 +126,7 @@ class Host:
         """What a run was begun with; a run goes on only with the same weights, data and code."""
         return {
             "rtk": environment.version(),
-            "strategy_source": _source_hash(self.request),
+            "strategy_source": self.request.source_sha256,
             "weights": hash_state(self.backbone.model.native_state()),
             **{name: self.data.split(name).sha256 for name in ("train", "val")},
         }
@@ -183,16 +187,14 @@ class Host:
         accepted.load_state_dict(state)
         return accepted
 
-    def _judge(self) -> tuple[list[Row], dict[str, Change]]:
+    def _judge(self) -> list[Row]:
         """Evaluate the networks on disk; the source only where its classifier belongs to these classes."""
         places = {self.request.strategy.name: self.directory}
         if not self.backbone.new_head:
             places = {"source": self.directory / "source", **places}
         subjects = [self._subject(place, name) for name, place in places.items()]
         verdicts = judge_all(subjects, self.observers, self.request.options.workers)
-        found = list(zip(subjects, verdicts, strict=True))
-        rows = [row_of(name, *one) for name, one in zip(places, found, strict=True)]
-        return rows, changes_between(subjects[0], *verdicts) if len(found) == 2 else {}
+        return [row_of(name, subject, found) for name, subject, found in zip(places, subjects, verdicts, strict=True)]
 
     def _subject(self, place: Path, name: str) -> Subject:
         options = self.request.options
@@ -208,9 +210,7 @@ class Host:
             batch_size=options.evaluation_batch_size,
         )
 
-    def _result(
-        self, rows: list[Row], changes: dict[str, Change], seconds: dict[str, float], command: list[str]
-    ) -> Result:
+    def _result(self, rows: list[Row], seconds: dict[str, float], memory: dict[str, int], command: list[str]) -> Result:
         report = self.directory / "report.json"
         return Result(
             rtk=environment.version(),
@@ -222,15 +222,26 @@ class Host:
             threat=asdict(self.threat),
             seed=self.request.options.seed,
             rows=rows,
-            changes=changes,
+            changes=changes_between(*rows) if len(rows) == 2 else {},
             report=files.read_json(report) if report.exists() else {},
-            trained=_trained(
-                load_file(self.directory / "source" / "model.safetensors"),
-                load_file(self.directory / "model.safetensors"),
-            ),
+            trained=self._trained(),
             seconds=seconds,
+            peak_bytes=memory,
             environment=files.read_json(self.directory / "environment.json"),
         )
+
+    def _trained(self) -> dict[str, Any]:
+        """What differs between source and result, tensor by tensor."""
+        source, tuned = (
+            load_file(place / "model.safetensors") for place in (self.directory / "source", self.directory)
+        )
+        sizes = {name: tuned[name].numel() for name in tuned if not torch.equal(tuned[name], source[name])}
+        parameters = {name for name, _ in self.backbone.model.net.named_parameters()}
+        return {
+            "changed": [*sizes],
+            "changed_parameters": sum(size for name, size in sizes.items() if name in parameters),
+            "changed_values": sum(sizes.values()),
+        }
 
 
 def _open_backbone(request: Request, data: Dataset) -> Backbone:
@@ -263,15 +274,10 @@ def _describe_strategy(request: Request) -> dict[str, Any]:
         "plugin": request.plugin.value,
         "distribution": request.plugin.distribution,
         "version": request.plugin.version,
-        "source_sha256": _source_hash(request),
+        "source_sha256": request.source_sha256,
         "config": request.config.model_dump(mode="json"),
         "paper": asdict(paper) if paper else None,
     }
-
-
-def _source_hash(request: Request) -> str | None:
-    source = inspect.getsourcefile(request.strategy)
-    return files.sha256(Path(source)) if source else None
 
 
 def _describe_data(data: Dataset) -> dict[str, Any]:
@@ -283,12 +289,6 @@ def _describe_data(data: Dataset) -> dict[str, Any]:
         "images": {name: len(split) for name, split in splits.items()},
         "sha256": {name: split.sha256 for name, split in splits.items()},
     }
-
-
-def _trained(source: dict[str, Tensor], tuned: dict[str, Tensor]) -> dict[str, Any]:
-    """What differs between source and result, tensor by tensor."""
-    changed = [name for name, value in tuned.items() if not torch.equal(value, source[name])]
-    return {"changed": changed, "changed_values": sum(tuned[name].numel() for name in changed)}
 
 
 def _delete_checkpoints(directory: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,6 +71,12 @@ class Request:
         """Whether the data set is known to be another than the backbone's own."""
         own = own_dataset(self.options.backbone)
         return own is not None and own != self.dataset
+
+    @property
+    def source_sha256(self) -> str | None:
+        """Of the file that the strategy is written in; None when it has none."""
+        source = inspect.getsourcefile(self.strategy)
+        return files.unchanged_sha256(Path(source)) if source else None
 
     def describe(self) -> dict[str, Any]:
         """What decides the result, as JSON; stored as the run's config.json."""

@@ -11,8 +11,9 @@ from pydantic import ConfigDict, Field
 from . import files
 from .checks import Check
 from .errors import BadData
+from .verdicts import compare
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 RESULT, EVALUATION = "result.json", "evaluation.json"
 
 
@@ -71,6 +72,9 @@ class Score(_Part):
     """Samples still correct after each step of the item, such as an attack, in the order in which they ran."""
     least_batch: int | None = None
     """Images in the network at once where memory ran out, at the least; null where it sufficed. No verdict changes."""
+    verdicts: str
+    """The verdicts themselves, in the order of the test images, all images of a copy after each other: base64 of bits,
+    the first verdict highest, 1 for right; see rtk/verdicts.py."""
     corrupted: Corrupted | None = None
     """Details of `corruptions`; null for any other item."""
     identity: dict[str, Any]
@@ -91,6 +95,13 @@ class Row(_Part):
 
 class Change(_Part):
     """The strategy's row minus the source's on the same test images."""
+
+    @classmethod
+    def between(cls, before: Score, after: Score) -> Change:
+        """Of two scores that were judged in the same way; else BadData."""
+        found = compare(before, after)
+        low, high = found.interval
+        return cls(value=found.value, low=low, high=high, p=found.p, gained=found.gained, lost=found.lost, n=found.n)
 
     value: float
     low: float
@@ -131,9 +142,12 @@ class Result(_Part):
     report: dict[str, Any]
     """What the strategy reported about itself, e.g. RiFT's criticality and interpolation curve."""
     trained: dict[str, Any]
-    """changed_parameters, parameters, changed_tensors: what differs between the source and the result."""
+    """What differs between the source and the result: changed (names of tensors), changed_parameters, changed_values
+    (BatchNorm's statistics included)."""
     seconds: dict[str, float]
-    """Wall time of fine-tuning and of evaluation, in this process; a resumed run counts its last part."""
+    """finetune, evaluate: wall time; cpu: of all cores, workers included. A resumed run counts its last part."""
+    peak_bytes: dict[str, int]
+    """finetune, evaluate: most memory of one process so far; device: most that tensors took on the GPU, 0 without."""
     environment: dict[str, Any]
     """Versions, device, threads."""
 

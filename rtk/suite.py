@@ -10,6 +10,9 @@ from .corruptions.names import NAMES
 from .errors import BadValue, UnknownName
 from .threat import Threat
 
+PROTOCOL = 1
+"""Version of how verdicts are made; raised when anything changes that can change one."""
+
 
 @dataclass(frozen=True)
 class Kind:

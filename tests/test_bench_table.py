@@ -37,7 +37,7 @@ def result(real: dict[str, Any], **changes: Any) -> Result:
     found["seed"] = changes.get("seed", 0)
     tuned["accuracy"] = changes.get("accuracy", tuned["accuracy"])
     found["seconds"]["finetune"] = changes.get("seconds", 1.0)
-    found["trained"]["changed_values"] = changes.get("changed", 0)
+    found["trained"]["changed_parameters"] = changes.get("changed", 0)
     found["changes"]["clean"] |= {"value": changes.get("change", 0.0), "p": changes.get("p", 1.0)}
     found["backbone"]["uri"] = changes.get("backbone", found["backbone"]["uri"])
     if "identity" in changes:

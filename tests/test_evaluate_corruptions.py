@@ -49,7 +49,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_an_image_is_the_unit_and_the_mean_is_over_all_cells(made: Subject) -> None:
     (verdicts,) = judge_all([made], Silent(), workers=1)
-    score = row_of("net", made, verdicts).scores["corruptions"]
+    row = row_of("net", made, verdicts)
+    score = row.scores["corruptions"]
     assert (score.n, score.copies, score.label) == (40, 75, "corruptions, mean of 15 x 5")
     found = score.corrupted
     assert found is not None and found.mce is None and found.missing == []
@@ -60,7 +61,7 @@ def test_an_image_is_the_unit_and_the_mean_is_over_all_cells(made: Subject) -> N
         assert found.families[family] == pytest.approx(fmean(found.corruptions[name] for name in names))
     assert score.high - score.low > 0.1, "3000 verdicts on 40 images are not 3000 independent ones"
     assert sum(score.class_n) == 40 and sum(score.class_correct) == score.correct
-    change = changes_between(made, verdicts, verdicts)["corruptions"]
+    change = changes_between(row, row)["corruptions"]
     assert change.n == 40 and change.value == 0 and change.low < 0 < change.high
 
 

@@ -140,4 +140,4 @@ def test_a_new_kind_of_evaluation_is_a_module_and_a_line(
     assert score.accuracy == score.correct / 80 and score.identity["axis"] == 3
     (check,) = (check for check in row.checks if check.item == "mirrored")
     assert check.value is not None and 0 < check.value <= 40
-    assert changes_between(other, verdicts, verdicts)["mirrored"].n == 40
+    assert changes_between(row, row)["mirrored"].n == 40

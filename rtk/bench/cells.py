@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from .. import files
 from ..errors import RtkError
 from ..registry import Registry
 from ..request import Request, build
+from ..suite import PROTOCOL
 from .spec import Settings, Spec, expand
 
 
@@ -62,14 +62,11 @@ def identity(request: Request) -> dict[str, Any]:
 
     The images of `folder:PATH` are known by their path alone.
     """
-    from ..evaluation.chunks import VERSION  # here, because it imports torch
-
-    source = inspect.getsourcefile(request.strategy)
     return {
         "request": request.describe(),
-        "strategy_source": _sha256(Path(source)) if source else None,
-        "protocol": VERSION,
-        "files": [_sha256(path) for path in _inputs(request)],
+        "strategy_source": request.source_sha256,
+        "protocol": PROTOCOL,
+        "files": [files.unchanged_sha256(path) if path.is_file() else None for path in _inputs(request)],
     }
 
 
@@ -91,15 +88,3 @@ def _inputs(request: Request) -> Iterable[Path]:
         scheme, _, rest = uri.partition(":")
         if scheme == kind:
             yield Path(rest).expanduser() / file
-
-
-def _sha256(path: Path) -> str | None:
-    if not path.is_file():
-        return None  # the run itself says what is wrong
-    state = path.stat()
-    return _hashed(path, state.st_size, state.st_mtime_ns)
-
-
-@lru_cache(maxsize=256)
-def _hashed(path: Path, size: int, changed: int) -> str:
-    return files.sha256(path)  # once for all cells that share a checkpoint, until the file changes

@@ -16,12 +16,12 @@ Format = Literal["text", "markdown", "csv", "json"]
 ONE = "[..] 95 % interval: Wilson for an accuracy, paired (Bonett & Price) for a difference to the source"
 SEVERAL = "± sample standard deviation over seeds"
 OPEN = "n.s.: p >= 0.05, exact sign test on the same images"
-COST = "changed: values that fine-tuning changed, BatchNorm's statistics included, and their share of the parameters"
+COST = "changed: parameters that fine-tuning changed, and their share of all"
 
 
 COLUMNS = (
     "table strategy data item n seeds mean deviation low high difference difference_deviation difference_low"
-    " difference_high p seconds changed_values changed_share warnings"
+    " difference_high p seconds changed_parameters changed_share warnings"
 )
 """Of the CSV."""
 

@@ -14,13 +14,11 @@ from typing import Any
 from .. import files
 from ..config import show
 from ..results import Change, Result, Row, Score
+from ..verdicts import judged
 from .cells import Cell
 
 LEVEL = 0.05
 """A difference whose p is not below it is marked as not significant."""
-
-OF_WEIGHTS = ("weights", "id")
-"""What an identity says about the network, not about how it was judged."""
 
 
 @dataclass(frozen=True)
@@ -86,8 +84,8 @@ class Standing:
         seeds: of the runs in this row, ascending; empty for a source.
         entries: by item, e.g. "pgd20@Linf:8/255".
         seconds: wall time of fine-tuning, over seeds; of a resumed run, its last part; None for a source.
-        changed: values that fine-tuning changed, over seeds; None for a source.
-        share: `changed` as share of the parameters; above 1 where BatchNorm's statistics change too.
+        changed: parameters that fine-tuning changed, over seeds; None for a source.
+        share: of the parameters that fine-tuning changed; None for a source.
         warnings: of its checks, each a sentence.
     """
 
@@ -123,18 +121,15 @@ def tables(cells: Sequence[Cell], found: Iterable[tuple[Cell, Result]]) -> list[
         found: those that are done.
     """
     names = _names(cells)
-    judged: dict[str, list[tuple[Cell, Result]]] = {}
+    alike: dict[str, list[tuple[Cell, Result]]] = {}
     for cell, result in found:
-        judged.setdefault(files.digest(_judged(result.rows[-1])), []).append((cell, result))
-    return [_table(group, names) for group in judged.values()]
+        alike.setdefault(files.digest(_protocol(result.rows[-1])), []).append((cell, result))
+    return [_table(group, names) for group in alike.values()]
 
 
-def _judged(row: Row) -> dict[str, Any]:
-    """How a row was judged, without what was judged."""
-    return {
-        key: {name: value for name, value in score.identity.items() if name not in OF_WEIGHTS}
-        for key, score in row.scores.items()
-    }
+def _protocol(row: Row) -> dict[str, Any]:
+    """How a row was judged, by the keys of its scores."""
+    return {key: judged(score) for key, score in row.scores.items()}
 
 
 def _names(cells: Sequence[Cell]) -> dict[str, str]:
@@ -169,7 +164,7 @@ def _table(found: list[tuple[Cell, Result]], names: dict[str, str]) -> Table:
         repeated.setdefault(cell.configuration, []).append(result)
     return Table(
         {key: (score.label, score.n) for key, score in first.scores.items()},
-        _judged(first),
+        _protocol(first),
         [*sources.values(), *(_standing(names[key], results) for key, results in repeated.items())],
     )
 
@@ -183,7 +178,7 @@ def _source(name: str, result: Result) -> Standing:
 def _standing(name: str, results: list[Result]) -> Standing:
     results = sorted(results, key=lambda result: result.seed)
     rows = [result.rows[-1] for result in results]
-    changed = Spread.of([result.trained["changed_values"] for result in results])
+    changed = Spread.of([result.trained["changed_parameters"] for result in results])
     seeds = tuple(result.seed for result in results)
     marked = [_warnings(row, f"seed {seed}: " if len(seeds) > 1 else "") for row, seed in zip(rows, seeds, strict=True)]
     return Standing(

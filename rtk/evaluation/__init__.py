@@ -16,7 +16,7 @@ interruptions change no verdict.
     exactness.py  the same bits every time
     chunks.py     one chunk: from its number to its verdicts on disk
     workers.py    many chunks, in processes
-    scores.py     from verdicts to what a result says; shares.py where an image has several verdicts
+    scores.py     from verdicts to what a result says
     curve.py      accuracy against the radius
     examples.py   adversarial images on disk
     host.py       `rtk evaluate`; request.py is what it is asked

@@ -12,15 +12,12 @@ import torch
 
 from .. import files
 from ..seeds import derive
-from ..suite import Item
+from ..suite import PROTOCOL, Item
 from . import examples
 from .exactness import exactly
 from .measure import Measure, Tick, measure_of
 from .memory import Memory
 from .subject import Subject, load
-
-VERSION = 1
-"""Of the protocol; raised when anything changes that can change a verdict."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +89,7 @@ def identities(subject: Subject) -> dict[Item, dict[str, Any]]:
     found = {}
     for item in subject.suite.items:
         identity = {
-            "protocol": VERSION,
+            "protocol": PROTOCOL,
             "item": str(item),
             **measure(subject, item).settings,
             "chunk_size": subject.suite.chunk(item),

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 
+from ..clustered import interval, shares
 from ..results import Change, Row, Score
-from ..statistics import Difference, Estimate, paired
+from ..statistics import Estimate
 from ..suite import Item
+from ..verdicts import pack
 from .chunks import Collected, identities, measure
 from .curve import monotone
-from .shares import difference, interval, shares
 from .subject import Subject, load
 from .trust import preconditions, require
 
@@ -44,33 +45,9 @@ def final_of(subject: Subject, verdicts: Verdicts) -> dict[Item, list[bool]]:
     return {item: values for item, values in found.items() if values}
 
 
-def changes_between(subject: Subject, before: Verdicts, after: Verdicts) -> dict[str, Change]:
-    """Differences of two networks on the same images, by item.
-
-    Args:
-        subject: either of the two.
-        before, after: what `judge_all` returned for them.
-    """
-    first, second = final_of(subject, before), final_of(subject, after)
-    found = {item: _compared(first[item], second[item], len(before[item].labels)) for item in first}
-    return {
-        str(item): Change(
-            value=one.value,
-            low=one.interval[0],
-            high=one.interval[1],
-            p=one.p,
-            gained=one.gained,
-            lost=one.lost,
-            n=one.n,
-        )
-        for item, one in found.items()
-    }
-
-
-def _compared(before: list[bool], after: list[bool], images: int) -> Difference:
-    if len(before) == images:
-        return paired(before, after)
-    return difference(shares(before, images), shares(after, images))
+def changes_between(before: Row, after: Row) -> dict[str, Change]:
+    """Differences of two networks on the same images, by item."""
+    return {key: Change.between(score, after.scores[key]) for key, score in before.scores.items()}
 
 
 def _score(subject: Subject, item: Item, found: Collected, final: list[bool]) -> Score:
@@ -92,6 +69,7 @@ def _score(subject: Subject, item: Item, found: Collected, final: list[bool]) ->
         high=high,
         class_correct=[right[label] for label in classes],
         class_n=[every[label] for label in classes],
+        verdicts=pack(final),
         least_batch=found.least,
         identity=identities(subject)[item],
         **measure(subject, item).details(found.verdicts),

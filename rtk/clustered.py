@@ -1,6 +1,6 @@
 """Accuracy where an image has several verdicts: the copies of one image are not independent, the images are.
 
-With one verdict per image both functions give what rtk/statistics.py gives.
+With one verdict per image the functions give what rtk/statistics.py gives.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from statistics import fmean, pvariance
 
-from ..statistics import Difference
+from .statistics import Difference
 
 Z = 1.959964
 """97.5 % quantile of the normal distribution."""

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from rtk.evaluation.shares import difference, interval, shares
+from rtk.clustered import difference, interval, shares
 from rtk.statistics import Estimate, paired
 
 unhurried = settings(deadline=None)

@@ -1,0 +1,59 @@
+"""Verdicts as text, and two networks compared by their verdicts on the same images."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from .clustered import difference, shares
+from .errors import BadData
+from .statistics import Difference, paired
+
+if TYPE_CHECKING:
+    from .results import Score
+
+OF_WEIGHTS = ("weights", "id")
+"""What an identity says about the network, not about how it was judged."""
+
+
+def pack(verdicts: Sequence[bool]) -> str:
+    """Base64 of the verdicts as bits, the first one highest, the last byte filled up with zeros."""
+    bits = "".join("1" if right else "0" for right in verdicts)
+    size = -(-len(bits) // 8)
+    return base64.b64encode(int(bits.ljust(8 * size, "0") or "0", 2).to_bytes(size, "big")).decode()
+
+
+def unpack(text: str, count: int) -> list[bool]:
+    """The `count` verdicts that `pack` made text of.
+
+    Raises:
+        BadData: these are not so many.
+    """
+    try:
+        packed = base64.b64decode(text, validate=True)
+    except ValueError:
+        raise BadData("Verdicts are not base64.") from None
+    if len(packed) != -(-count // 8):
+        raise BadData(f"{len(packed)} bytes cannot hold the verdicts on {count} images.")
+    bits = f"{int.from_bytes(packed, 'big'):0{8 * len(packed)}b}" if packed else ""
+    return [bit == "1" for bit in bits[:count]]
+
+
+def judged(score: Score) -> dict[str, object]:
+    """How a score was made, without the network that it is of; equal for scores that may be compared."""
+    return {name: value for name, value in score.identity.items() if name not in OF_WEIGHTS}
+
+
+def compare(before: Score, after: Score) -> Difference:
+    """Two networks on the same images.
+
+    Raises:
+        BadData: they were not judged in the same way.
+    """
+    if judged(before) != judged(after):
+        raise BadData(f"{before.label}: these two were not judged in the same way, so they cannot be compared.")
+    first, second = (unpack(score.verdicts, score.n * score.copies) for score in (before, after))
+    if before.copies == 1:
+        return paired(first, second)
+    return difference(shares(first, before.n), shares(second, after.n))
