@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from .errors import BadValue
+from .processes import current, launched
 
 PACKAGES = ("torch", "torchvision", "torchattacks", "robustbench", "timm", "pluggy", "numpy")
 
@@ -22,20 +23,24 @@ def version() -> str:
 
 
 def device(asked: str) -> torch.device:
-    """Resolve auto, cpu, cuda or cuda:N.
+    """Resolve auto, cpu, cuda or cuda:N; where torchrun has started several processes, each has a GPU of its own.
 
     Raises:
-        BadValue: a GPU that is not there.
+        BadValue: a GPU that is not there, or one for several processes.
     """
     if asked == "auto":
-        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+        asked = "cuda" if torch.cuda.is_available() else "cpu"
     found = torch.device(asked)
-    if found.type == "cuda":
-        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        if (found.index or 0) >= count:
-            raise BadValue(f"--device {asked}: this machine has {count} usable CUDA devices.", "--device auto")
-        return torch.device("cuda", found.index or 0)
-    return found
+    if found.type != "cuda":
+        return found
+    if launched() and found.index is not None:
+        raise BadValue(f"--device {asked}: several processes need a GPU each.", "--device cuda")
+    index = found.index or (int(os.environ["LOCAL_RANK"]) if launched() else 0)
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if index >= count:
+        hint = f"--nproc-per-node {count} or fewer, or --device cpu" if launched() and count else "--device auto"
+        raise BadValue(f"--device {asked}: this machine has {count} usable CUDA devices.", hint)
+    return torch.device("cuda", index)
 
 
 def make_deterministic() -> None:
@@ -46,7 +51,7 @@ def make_deterministic() -> None:
 
 
 def describe(used: torch.device) -> dict[str, Any]:
-    """Versions, processor and device, as JSON."""
+    """Versions, processor, device and, where there are several, the processes that train together, as JSON."""
     return {
         "python": platform.python_version(),
         "platform": sys.platform,
@@ -56,6 +61,7 @@ def describe(used: torch.device) -> dict[str, Any]:
         "device": str(used),
         "device_name": torch.cuda.get_device_name(used) if used.type == "cuda" else _processor(),
         "packages": {name: _version(name) for name in PACKAGES},
+        **current().describe(),
     }
 
 

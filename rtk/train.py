@@ -15,8 +15,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from . import files
+from . import files, processes
 from .attacks import seeded
+from .backbones import hash_state
 from .data import Loader
 from .errors import BadValue, RunFailed
 from .freeze import Freeze, Mode, Statistics
@@ -36,8 +37,9 @@ class Step:
         epoch: counted from 0.
         number: counted from 0 over the whole phase.
         seed: unique to this step; give it to attacks.
-        share: of the step's images that are here; below 1 when gradients are accumulated. A loss is a mean over its
-            images, and is weighted by this share; one that is a sum has to be divided by it.
+        share: of the step's images that are here; below 1 when gradients are accumulated, and where several processes
+            have a part each. A loss is a mean over its images, and is weighted by this share; one that is a sum has to
+            be divided by it.
     """
 
     images: Tensor
@@ -65,6 +67,7 @@ class Recipe:
     schedule: Schedule = field(default_factory=constant)
     accumulate: int = 1
     smallest: int | None = None
+    sections: int = 1
 
 
 @dataclass(frozen=True)
@@ -94,14 +97,20 @@ def fit(
     freeze = Freeze(model, trainable, statistics, mode)
     # batch statistics of one image are no statistics, and torch refuses them where maps are 1x1
     smallest = recipe.smallest or (2 if freeze.moving else 1)
-    if min(loader.batch_size, len(loader.split)) < smallest:
+    team = processes.current()
+    least = max(recipe.smallest or 1, recipe.sections)  # in each process
+    if min(loader.batch_size, len(loader.split)) < (needed := max(smallest, least * team.size)):
+        among = f" for {team.size} processes" if team.size > 1 else ""
         raise BadValue(
-            f"{name}: needs steps of {smallest} images or more"
+            f"{name}: needs steps of {needed} images or more{among}"
             f" (got --batch-size {loader.batch_size} and {len(loader.split)} training images)."
         )
     optimizer = _optimizer(freeze.parameters(), recipe)
     state = _State(model, optimizer, checkpoint)
     state.load()
+    team.agree(f"{name}: the checkpoints", lambda: str(state.epoch))
+    freeze.apply()
+    objective = team.objective(model, loss)
     bar = observers.stage(name, recipe.epochs * len(loader))
     bar.advance(state.epoch * len(loader))
     for epoch in range(state.epoch, recipe.epochs):
@@ -115,26 +124,29 @@ def fit(
             for group in optimizer.param_groups:
                 group["lr"] = recipe.lr * recipe.schedule(step.number / len(loader))
             optimizer.zero_grad(set_to_none=True)
-            for part in parts(step, min(recipe.accumulate, len(step.labels) // smallest)):
+            cuts = min(recipe.accumulate, len(step.labels) // smallest)
+            for position, part in enumerate(parts(step, cuts), 1):
                 freeze.apply()
+                mine = team.cut(part, least, recipe.sections)
                 with seeded(derive(part.seed, "forward"), part.images.device):
-                    value = loss(model, part)
-                if not math.isfinite(number := float(value.detach())):
+                    value = objective(mine, position == cuts)
+                if not math.isfinite(number := team.mean(float(value.detach()), mine)):
                     raise RunFailed(
                         f"{name}: the loss is {number} at epoch {epoch + 1}, step {step.number + 1}"
                         f" (lr {optimizer.param_groups[0]['lr']:g}).",
                         "a smaller --lr",
                     )
-                (value * part.share).backward()
+                (value * mine.weight).backward()
                 total, count = total + number * len(part.labels), count + len(part.labels)
             optimizer.step()
             bar.advance(1, f"loss {total / count:.3f}")
-        score = None if select is None else float(select(model))
+        team.agree(f"{name}: the networks after epoch {epoch + 1}", lambda: hash_state(model.state_dict()))
+        score = None if select is None else team.told(float(select(model)))
         loss_of_epoch = total / count
         observers.event("epoch", {"phase": name, "epoch": epoch + 1, "loss": loss_of_epoch, "score": score})
         state.add(score)
-        state.stopped = observers.epoch_finished(name, epoch + 1, loss_of_epoch, state.scores)
-        state.save()
+        state.stopped = team.told(observers.epoch_finished(name, epoch + 1, loss_of_epoch, state.scores))
+        team.shared(state.save)
     kept = state.keep_best()
     for parameter in model.parameters():
         parameter.requires_grad_(True)
