@@ -112,6 +112,7 @@ class Fdm(rtk.Strategy):
         cut = run.structure.last(config.k)[0].modules[0]
         run.report(k=config.k, cut=cut)
         attack = run.attack(steps=config.attack_steps, step_size=config.step_size)
+        distances: dict[int, float] = run.saved("distances") or {}
 
         def loss(model, step):
             adversarial = attack(model, step.images, step.labels, seed=step.seed)
@@ -119,11 +120,26 @@ class Fdm(rtk.Strategy):
                 logits = model(adversarial)
                 model(step.images)
             apart = feature_distance(features[0], features[1], config.reduction)
+            if step.epoch not in distances:
+                distances[step.epoch] = float(feature_distance(features[0], features[1], "mean").detach())
+                run.save("distances", distances)
             if config.reduction == "sum":
                 apart = apart / step.share  # a sum over the whole step, of which this may be a part
             return F.cross_entropy(logits, step.labels) + config.penalty * apart
 
-        return run.fit(model, loss, **config.recipe())
+        tuned = run.fit(model, loss, **config.recipe())
+        if distances:
+            run.chart(
+                "feature distance",
+                kind="line",
+                x=[epoch + 1 for epoch in sorted(distances)],
+                y={"distance": [distances[epoch] for epoch in sorted(distances)]},
+                x_label="epoch",
+                y_label="distance per image and feature",
+                text=f"How far features of an image and of its adversarial version are apart where the last {config.k}"
+                " blocks begin: mean over the first mini-batch of each epoch.",
+            )
+        return tuned
 
 
 class Cartl(rtk.Strategy):
@@ -154,6 +170,7 @@ class Cartl(rtk.Strategy):
         tail = run.structure.tail(k, reuse_statistics=config.reuse_statistics, freeze_affine=config.freeze_affine)
         if config.head_init == "uniform":
             run.structure.draw_head(model, run.derive("head"))
+        before = spectral_norms(model, tail.modules)
         names = attach(model, tail.modules, config.beta)
         run.report(k=k, blocks=tail.blocks, beta=config.beta, normalised=names)
         audit = run.structure.norms
@@ -168,6 +185,17 @@ class Cartl(rtk.Strategy):
         trainable = [name for name, _ in model.net.named_parameters() if plain(name) in tail.trainable]
         tuned = run.fit(model, loss, trainable=trainable, statistics=tail.statistics, **config.recipe())
         run.report(norm_residual=detach(tuned))
+        after = spectral_norms(tuned, tail.modules)
+        run.chart(
+            "spectral norms",
+            kind="bar",
+            x=names,
+            y={when: [found[name] for name in names] for when, found in (("before", before), ("after", after))},
+            x_label="weight, from input to output",
+            y_label="spectral norm of the kernel",
+            text=f"Largest singular value of every weight in the last {k} blocks, before and after non-expansive"
+            f" fine-tuning, which sets it to beta = {config.beta:g}.",
+        )
         return tuned
 
 
@@ -344,6 +372,17 @@ def detach(model: nn.Module) -> dict[str, float]:
                 nn.utils.parametrize.remove_parametrizations(layer, tensor, leave_parametrized=False)
                 layer.get_parameter(tensor).data.copy_(exact)
     return {"trained": max(trained), "kept": max(kept)}
+
+
+def spectral_norms(model: nn.Module, modules: Sequence[str]) -> dict[str, float]:
+    """Spectral norm of each convolution and linear layer in `modules`, by the name of its weight; of groups, the
+    largest."""
+    kernels = {
+        name: matrices(getattr(layer, tensor).detach(), getattr(layer, "groups", 1))
+        for name, layer, tensor in linear_maps(model)
+        if inside(name, modules)
+    }
+    return {name: float(norms(found).max()) for name, found in kernels.items()}
 
 
 def plain(name: str) -> str:

@@ -156,6 +156,16 @@ class Rift(rtk.Strategy):
             scores[name] = run.once(f"criticality {name}", ascend)
             bar.advance(1, name)
         run.report(criticality=scores)
+        run.chart(
+            "criticality",
+            kind="bar",
+            x=names,
+            y={"criticality": [scores[name] for name in names]},
+            x_label="module, from input to output",
+            y_label="rise of the mean loss, nats",
+            text=f"How much the loss on adversarial training images rises at most when one module's weights move by"
+            f" {config.epsilon:g} of their norm. Robustness depends least on the lowest.",
+        )
         return scores
 
     # step 2
@@ -196,6 +206,17 @@ class Rift(rtk.Strategy):
             bar.advance(1, f"alpha {alpha:g}")
         best = select(curve, self.config.tolerance / 100)
         run.report(interpolation=curve, alpha=best, selected_on="validation split: clean and PGD accuracy")
+        run.chart(
+            "interpolation",
+            kind="line",
+            x=grid,
+            y={kind: [100 * point[kind] for point in curve] for kind in ("clean", "robust")},
+            x_label="alpha, from the source (0) to the fine-tuned weights (1)",
+            y_label="validation accuracy, %",
+            text=f"Accuracy between source and fine-tuned weights, clean and under PGD-{self.config.attack_steps}."
+            f" Kept: alpha = {best:g}, the best clean accuracy that gives up no more than"
+            f" {self.config.tolerance:g} points of robust accuracy.",
+        )
         model.load_state_dict(mix(source, target, best))
         return model
 

@@ -14,6 +14,7 @@ the mini-batch, the frozen one by the statistics of pre-training. Only the adapt
 from __future__ import annotations
 
 import copy
+import math
 import operator
 from typing import TYPE_CHECKING, Literal
 
@@ -88,16 +89,21 @@ class Twins(rtk.Strategy):
         check(model, run)
         wings = two_wings(model)
         attack = run.attack(steps=config.attack_steps, step_size=config.step_size)
+        norms: dict[int, dict[str, float]] = run.saved("norms") or {}
 
         def loss(wings, step):
             half = len(step.labels) // 2
             images, labels = step.images[: 2 * half], step.labels[: 2 * half]
             adversarial = attack(wings["adaptive"], images, labels, seed=step.seed)
             frozen, adaptive = self.losses(wings, images, adversarial, labels, step.share)
+            if step.epoch not in norms:
+                norms[step.epoch] = norms_of(wings, frozen, adaptive)
+                run.save("norms", norms)
             return config.lambda_twins * frozen + adaptive
 
         adaptive = operator.itemgetter("adaptive")
-        run.fit(wings, loss, smallest=SMALLEST_BATCH, judged=adaptive, **config.recipe())
+        run.fit(wings, loss, smallest=SMALLEST_BATCH, sections=2, judged=adaptive, **config.recipe())
+        draw(run, norms)
         return model  # the adaptive network: trained in place, and still of the architecture that it came in
 
     def losses(
@@ -183,6 +189,42 @@ def mixed(wings: nn.ModuleDict, images: Tensor) -> tuple[Tensor, Tensor]:
         for hook in hooks:
             hook.remove()
     return frozen_logits, adaptive_logits
+
+
+GRADIENTS = ("frozen wing's loss", "adaptive wing's loss")
+WEIGHTS = ("shared weights", "frozen wing's BatchNorm", "adaptive wing's BatchNorm")
+
+
+def norms_of(wings: nn.ModuleDict, frozen: Tensor, adaptive: Tensor) -> dict[str, float]:
+    """Euclidean norms of the weights, and of each wing's gradient with respect to those that both share."""
+    model = wings["adaptive"]
+    own = [weight for layer in batchnorms(model).values() for weight in layer.parameters()]
+    shared = [weight for weight in model.parameters() if not any(weight is each for each in own)]
+    moving = [weight for weight in shared if weight.requires_grad]
+    gradients = (
+        torch.autograd.grad(loss, moving, retain_graph=True, materialize_grads=True) for loss in (frozen, adaptive)
+    )
+    parts = zip((*GRADIENTS, *WEIGHTS), (*gradients, shared, list(wings["frozen"].parameters()), own), strict=True)
+    return {name: math.hypot(*(float(each.detach().norm()) for each in tensors)) for name, tensors in parts}
+
+
+def draw(run: rtk.Run, norms: dict[int, dict[str, float]]) -> None:
+    """What each wing asks of the shared weights: the paper explains TWINS by the size of gradients and weights."""
+    epochs = sorted(epoch for epoch, found in norms.items() if all(map(math.isfinite, found.values())))
+    titles = {
+        "gradient norms": (GRADIENTS, "norm of the gradient", "Gradient of each wing's loss by the shared weights"),
+        "weight norms": (WEIGHTS, "norm of the weights", "Weights"),
+    }
+    for name, (series, label, text) in titles.items() if epochs else ():
+        run.chart(
+            name,
+            kind="line",
+            x=[epoch + 1 for epoch in epochs],
+            y={each: [norms[epoch][each] for epoch in epochs] for each in series},
+            x_label="epoch",
+            y_label=label,
+            text=f"{text}: Euclidean norm at the first step of each epoch.",
+        )
 
 
 def check(model: nn.Module, run: rtk.Run) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -10,10 +10,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from . import files
+from . import files, processes
 from .attacks import Attack, frozen, pgd, trades_pgd
 from .backbones import Structure
-from .data import Loader, Split
+from .charts import Chart, Kind
+from .data import Batch, Loader, Split
 from .errors import BadValue
 from .freeze import Mode, Statistics
 from .observers import Display, EarlyStop, LogFile, Observers, RunInfo
@@ -134,6 +135,7 @@ class Run:
         batch_size: int = 128,
         accumulate: int = 1,
         smallest: int | None = None,
+        sections: int = 1,
         optimizer: Literal["sgd", "adamw"] = "sgd",
         schedule: Schedule | None = None,
         trainable: Iterable[str] | Literal["all"] = "all",
@@ -149,7 +151,8 @@ class Run:
     ) -> nn.Module:
         """Minimise `loss(model, step)` over the training split; `model` is trained in place and returned.
 
-        A checkpoint is written after every epoch; a run that was interrupted goes on from there.
+        A checkpoint is written after every epoch; a run that was interrupted goes on from there. Under torchrun each
+        process takes its part of every step, and the steps are those of one process but for rounding.
 
         Args:
             loss: called with the network and a `Step`; returns a scalar, a mean over the images of the step.
@@ -158,6 +161,8 @@ class Run:
                 training mode the sum is that of the whole step, but for rounding and for the noise of attacks.
             smallest: left-over steps of fewer images are skipped; by default 2 where BatchNorm normalises by the batch,
                 else 1.
+            sections: into how many equal sections, one after another, the loss divides the images of a step. Where
+                several processes share a step, each has its part of every section.
             schedule: factor on `lr` as a function of the time in epochs, see `rtk.schedules`.
             trainable: names of the parameters that move, or "all".
             statistics: "update" lets BatchNorm normalise by the batch and move its running statistics; "keep" uses the
@@ -183,7 +188,17 @@ class Run:
                 model,
                 loss,
                 self.loader(batch_size=batch_size, shuffle=True, augment=chosen, name=name),
-                Recipe(epochs, lr, momentum, weight_decay, optimizer, schedule or constant(), accumulate, smallest),
+                Recipe(
+                    epochs,
+                    lr,
+                    momentum,
+                    weight_decay,
+                    optimizer,
+                    schedule or constant(),
+                    accumulate,
+                    smallest,
+                    sections,
+                ),
                 name=name,
                 seed=self.seed,
                 checkpoint=self._work(name, "pt"),
@@ -212,8 +227,7 @@ class Run:
         return words, select
 
     def _report_selection(self, phase: str, by: str, kept: Kept) -> None:
-        path = self.directory / "report.json"
-        known = files.read_json(path).get("selection", {}) if path.exists() else {}
+        known = self._reported().get("selection", {})
         facts = {"by": by, "on": f"validation split, {len(self.val)} images", "epoch": kept.epoch, "score": kept.score}
         self.report(selection={**known, phase: facts})
 
@@ -225,11 +239,7 @@ class Run:
 
     def accuracy(self, model: nn.Module, which: Literal["train", "val"] = "val") -> Estimate:
         """Share of unperturbed images that are classified correctly."""
-        correct = n = 0
-        for batch in self.loader(which, batch_size=256):
-            correct += int((self.predict(model, batch.images) == batch.labels).sum())
-            n += len(batch.labels)
-        return Estimate(correct, n)
+        return self._estimate(which, lambda position, batch: self.predict(model, batch.images))
 
     def robust_accuracy(
         self,
@@ -242,12 +252,21 @@ class Run:
         """Share that is classified correctly under `attack` (PGD-10 by default), with the same noise at every call."""
         chosen = attack or self.attack(steps=10)
         base = self.derive("robust accuracy") if seed is None else seed
+
+        def classify(position: int, batch: Batch) -> Tensor:
+            return self.predict(model, chosen(model, batch.images, batch.labels, seed=derive(base, position)))
+
+        return self._estimate(which, classify)
+
+    def _estimate(self, which: Literal["train", "val"], classify: Callable[[int, Batch], Tensor]) -> Estimate:
+        """Share of a split that is classified correctly; each process classifies some of the batches."""
+        group = processes.current()
         correct = n = 0
         for position, batch in enumerate(self.loader(which, batch_size=256)):
-            adversarial = chosen(model, batch.images, batch.labels, seed=derive(base, position))
-            correct += int((self.predict(model, adversarial) == batch.labels).sum())
+            if position % group.size == group.rank:
+                correct += int((classify(position, batch) == batch.labels).sum())
             n += len(batch.labels)
-        return Estimate(correct, n)
+        return Estimate(int(group.sum(correct)), n)
 
     def log(self, event: str, **values: Any) -> None:
         """Append one line to the run's log (JSON lines); values must be JSON."""
@@ -255,30 +274,66 @@ class Run:
 
     def report(self, **values: Any) -> None:
         """Add facts about this run (JSON) to its result, e.g. which module was chosen and why."""
+        if processes.current().first:
+            files.write_json(self.directory / "report.json", {**self._reported(), **values})
+
+    def chart(
+        self,
+        name: str,
+        *,
+        kind: Kind,
+        x: Sequence[float] | Sequence[str],
+        y: Mapping[str, Sequence[float]],
+        x_label: str,
+        y_label: str,
+        text: str,
+    ) -> None:
+        """Add a chart to the result; the leaderboard and `rtk plot` draw it. One of the same name is replaced.
+
+        Args:
+            kind: "bar", "line" or "scatter".
+            x: places, finite numbers; names are allowed for bars.
+            y: by the name of a series, a finite number for each place.
+            x_label, y_label: of the axes, with units.
+            text: what it shows, for a reader who does not see it, too.
+
+        Raises:
+            BadValue: a value that cannot be drawn.
+        """
+        made = Chart(name, kind, x, y, x_label, y_label, text)
+        self.report(charts={**self._reported().get("charts", {}), name: made.describe()})
+
+    def _reported(self) -> dict[str, Any]:
         path = self.directory / "report.json"
-        known = files.read_json(path) if path.exists() else {}
-        files.write_json(path, {**known, **values})
+        found: dict[str, Any] = files.read_json(path) if path.exists() else {}
+        return found
 
     def once(self, name: str, compute: Callable[[], Any]) -> Any:
         """The JSON value of `compute()`; in a resumed run, the value that was stored the first time."""
         path = self._work(name, "json")
-        if not path.exists():
-            files.write_json(path, compute())
-        return files.read_json(path)
+
+        def stored() -> Any:
+            if not path.exists():
+                files.write_json(path, compute())
+            return files.read_json(path)
+
+        return processes.current().shared(stored)
 
     def save(self, name: str, state: dict[str, Any]) -> None:
         """Keep a state (tensors, numbers, text, and lists and dictionaries of these) for a resumed run, in one step.
 
         For strategies with a training loop of their own; `fit` keeps its state by itself. It is gone after the run.
         """
-        files.write(self._work(name, "pt"), lambda file: torch.save(state, file))
+        path = self._work(name, "pt")
+        processes.current().shared(lambda: files.write(path, lambda file: torch.save(state, file)))
 
     def saved(self, name: str) -> dict[str, Any] | None:
         """What was kept last under `name`, on the CPU; None in a run that begins."""
         path = self._work(name, "pt")
-        if not path.exists():
-            return None
-        found: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        found: dict[str, Any] | None = None
+        if path.exists():
+            found = torch.load(path, map_location="cpu", weights_only=True)
+        processes.current().wait()  # until all have read: the next to be saved is written over it
         return found
 
     def _work(self, name: str, suffix: str) -> Path:

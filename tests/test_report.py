@@ -16,6 +16,7 @@ from rtk.report import canvas
 from rtk.report.folder import chosen
 from rtk.results import Evaluation, Row, Score
 from rtk.statistics import Estimate
+from rtk.verdicts import pack
 
 LABELS = {"clean": "clean", "pgd20": "PGD-20", "autoattack": "AutoAttack standard"}
 
@@ -35,6 +36,7 @@ def score(key: str, class_correct: Sequence[int], class_n: Sequence[int]) -> Sco
         high=found.interval[1],
         class_correct=list(class_correct),
         class_n=list(class_n),
+        verdicts=pack([True] * found.correct + [False] * (found.n - found.correct)),
         identity={"id": "0" * 16},
     )
 

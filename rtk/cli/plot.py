@@ -26,6 +26,7 @@ def command(directory: Path | None, out: Path | None, item: str | None, data_roo
     curve.png     accuracy against the radius
     classes.png   accuracy of each class, before and after an attack
     examples.png  images that an attack broke, where rtk evaluate --save-examples kept them
+    chart-*.png   what the strategy says of itself
     README.txt    the same in words
     """
     if directory is None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from .. import files, results, rundir
+from ..charts import charts_of
 from ..errors import BadData, RequestError, UnknownName
 from ..results import Evaluation, Result, Row
 from ..threat import Threat
@@ -42,12 +45,12 @@ def draw(directory: Path, out: Path | None = None, item: str | None = None, root
         root: folder of named data sets.
 
     Raises:
-        BadData: no result.
+        BadData: no result, or a chart in it that is damaged.
         UnknownName: no score of this item.
         RequestError: matplotlib is not installed.
     """
     found = results.read_any(directory)
-    size = files.read_json(directory / rundir.CONFIG)["options"]["image_size"]
+    size = rundir.read_options(directory).get("image_size")
     key = chosen(found, item)
     folder = out or directory / "pictures"
     rows = rows_of(found)
@@ -63,7 +66,14 @@ def draw(directory: Path, out: Path | None = None, item: str | None = None, root
             raise BadData("Nothing was attacked, so no class has lost anything.", "--suite clean,pgd20")
         return pictures.classes(rows, key, _class_names(found, size, root))
 
-    kinds = {"curve.png": lambda: pictures.curve(rows), "classes.png": classes, "examples.png": examples}
+    kinds: dict[str, Callable[[], Picture]] = {
+        "curve.png": lambda: pictures.curve(rows),
+        "classes.png": classes,
+        "examples.png": examples,
+    }
+    for chart in charts_of(found.report) if isinstance(found, Result) else ():
+        name = re.sub(r"[^A-Za-z0-9]+", "-", chart.name).strip("-")
+        kinds[f"chart-{name}.png"] = partial(pictures.chart, chart)
     drawn = [_draw(name, make, folder) for name, make in kinds.items()]
     told = "\n\n".join(f"{one.name}\n{one.text}" for one in drawn)
     files.write(folder / TEXTS, lambda file: file.write(f"{told}\n".encode()))

@@ -1,4 +1,4 @@
-"""Results to pictures: accuracy against the radius, accuracy per class, and images that an attack broke.
+"""Results to pictures: accuracy against the radius and per class, images that an attack broke, a strategy's charts.
 
 They take rows of results, of one evaluation or of many, and give a `Picture` with the same in words.
 """
@@ -16,6 +16,7 @@ from ..threat import Threat
 from .canvas import BLUE, COLOURS, MARKERS, ORANGE, Picture, figure, panels, plain, span, wrapped
 
 if TYPE_CHECKING:
+    from ..charts import Chart
     from .samples import Broken
 
 CLEAN = "clean"
@@ -140,6 +141,34 @@ def examples(broken: Broken, score: Score, network: str) -> Picture:
         grid[column].set_title(f"true: {_short(true)}\npredicted:\n{_short(before)}", fontsize=9)
         grid[count + column].set_title(f"predicted:\n{_short(after)}", fontsize=9, color=ORANGE)
         words.append(f"Test image {broken.indices[column]}: {true}; predicted {before} before and {after} after.")
+    return Picture(made, "\n".join(words))
+
+
+def chart(given: Chart) -> Picture:
+    """A strategy's own chart; bars with names lie, so that the names can be read."""
+    height = max(4.2, 1.6 + 0.22 * len(given.x) * len(given.y)) if given.named else 4.2
+    made = figure(7.5, height, plain(given.name))
+    (axes,) = panels(made, 1, 1)
+    thick = (
+        0.8 / len(given.y) * min((after - before for before, after in pairwise(sorted(set(given.places)))), default=1)
+    )
+    words = [given.text, f"Along: {given.x_label}. Up: {given.y_label}."]
+    for number, (name, values) in enumerate(given.y.items()):
+        look = {"color": COLOURS[number % len(COLOURS)], "label": plain(name)}
+        aside = [place + (number - (len(given.y) - 1) / 2) * thick for place in given.places]
+        if given.kind == "bar":
+            (axes.barh if given.named else axes.bar)(aside, values, thick, **look)
+        else:
+            line = "none" if given.kind == "scatter" else "solid"
+            axes.plot(given.places, values, linestyle=line, marker=MARKERS[number % len(MARKERS)], **look)
+        words.append(f"{name}: " + "; ".join(f"{x}: {y:.4g}" for x, y in zip(given.x, values, strict=True)))
+    along, up = plain(given.x_label), plain(given.y_label)
+    axes.set(xlabel=up if given.named else along, ylabel=along if given.named else up)
+    if given.named:
+        axes.set_yticks(given.places, [plain(str(place)) for place in given.x])
+        axes.invert_yaxis()
+    if len(given.y) > 1:
+        made.legend(loc="outside lower center", ncols=3)
     return Picture(made, "\n".join(words))
 
 
