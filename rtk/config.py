@@ -16,9 +16,9 @@ import re
 import tomllib
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pydantic
 from pydantic import ConfigDict, Field
@@ -84,12 +84,31 @@ class Config(pydantic.BaseModel):
         if not isinstance(values, Mapping):
             return values
         for key, value in values.items():
-            if isinstance(value, str) and "\0" in value:
-                raise ValueError(f"{flag(key)}: no file name and no other value may hold a null character")
+            if isinstance(value, str) and (fault := _fault(value)):
+                raise ValueError(f"{flag(key)}: no file name and no other value may hold {fault}")
         return {
             key: _parse(value, cls.model_fields[key].annotation) if key in cls.model_fields else value
             for key, value in values.items()
         }
+
+    @pydantic.model_validator(mode="after")
+    def _bounded(self) -> Self:
+        for key, value in self:
+            for number in value if isinstance(value, tuple) else (value,):
+                if isinstance(number, int) and abs(number) >= LIMIT:
+                    raise ValueError(f"{flag(key)}: no number may need more than 64 bits")
+        return self
+
+
+LIMIT = 2**63
+"""Integers from here on cannot be counted with, nor written to JSON that everybody reads."""
+
+
+def _fault(text: str) -> str | None:
+    """What keeps a value from being kept in a configuration; a file name of Linux can be any bytes."""
+    if "\0" in text:
+        return "a null character"
+    return None if text.isascii() or text == text.encode(errors="ignore").decode() else "what is not UTF-8"
 
 
 def _parse(value: Any, annotation: Any) -> Any:
@@ -137,7 +156,7 @@ def show(value: Any) -> str:
         return ",".join(map(show, value))
     if isinstance(value, bool):
         return str(value).lower()
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return f"{value:g}" if isinstance(value, float) else written(value)
 
 
 def default(field: FieldInfo) -> str:
@@ -241,8 +260,16 @@ def _usual(name: str, field: FieldInfo) -> str:
     return {"required": f"{flag(name)} VALUE", "none": f"without {flag(name)}"}.get(usual, f"{flag(name)} {usual}")
 
 
+def written(value: Any, write: Callable[[Any], str] = str) -> str:
+    """A value as text, also one that Python refuses to write out."""
+    try:
+        return write(value)
+    except (ValueError, RecursionError):  # thousands of digits, thousands of tables in one another
+        return f"{type(value).__name__}, too large to be shown"
+
+
 def _short(value: Any, limit: int = 60) -> str:
-    text = repr(value)
+    text = written(value, repr)
     return text if len(text) <= limit else text[: limit - 3] + "..."
 
 

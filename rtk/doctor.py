@@ -2,11 +2,13 @@
 
 Why the pins of setup.cfg are as they are:
 
+* torch before 2.10 can be made to run code by a checkpoint although it is told not to (CVE-2026-24747).
 * robustbench 1.1.1, the newest on PyPI, requires timm 1.0.9 exactly and imports `pkg_resources`, which setuptools 81
   and later no longer promise. It also imports a module `autoattack` that no package on PyPI has; the adapter in
   rtk.backbones puts a stand-in there while it is imported.
 * timm 1.0.9 loads weights from the Hugging Face hub only with huggingface_hub below 1.
-* torchattacks 3.5.1 requires requests 2.25.1, which goes with huggingface_hub below 1.
+* torchattacks 3.5.1 requires requests 2.25.1, which goes with huggingface_hub below 1, and urllib3 1.26 and idna 2.10
+  with it; SECURITY.md lists what is known to be wrong with them.
 """
 
 from __future__ import annotations
@@ -15,6 +17,8 @@ import platform
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import metadata
+
+from . import vulnerabilities
 
 REINSTALL = "pip install --upgrade --force-reinstall rtk"
 
@@ -47,6 +51,8 @@ def checks() -> Iterator[Check]:
         yield _check(name, use, remedy)
     yield _check("GPU", _gpu, "nothing to do without an NVIDIA GPU; otherwise its driver", optional=True)
     yield _check("dependencies", _requirements, 'pip install --upgrade "rtk"')
+    yield _check("checkpoints", _checkpoints, 'pip install --upgrade "torch>=2.10"', optional=True)
+    yield _check("vulnerabilities", _vulnerabilities, "see SECURITY.md; pip install --upgrade PACKAGE", optional=True)
 
 
 def _check(name: str, use: Callable[[], str], remedy: str, optional: bool = False) -> Check:
@@ -131,6 +137,31 @@ def _gpu() -> str:
     if not torch.cuda.is_available():
         raise RuntimeError("none usable; everything runs on the CPU")
     return ", ".join(torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count()))
+
+
+def _checkpoints() -> str:
+    """Files of torch.save can be read without running code."""
+    for advisory in vulnerabilities.here():
+        if advisory.package == "torch":
+            raise RuntimeError(
+                f"a file of torch.save can run code in torch {metadata.version('torch')} ({advisory.ids[0]}); use"
+                " safetensors, or files that you trust"
+            )
+    return "read without running code"
+
+
+def _vulnerabilities() -> str:
+    """No vulnerability is known of what is installed, but those that the pins force."""
+    forced = [advisory for advisory in vulnerabilities.here() if advisory.forced]
+    packages = ", ".join(f"{name} {metadata.version(name)}" for name in dict.fromkeys(one.package for one in forced))
+    known = f"{len(forced)} that the pins force ({packages}; see SECURITY.md)" if forced else "none known"
+    try:
+        found = vulnerabilities.unlisted(vulnerabilities.look_up())
+    except LookupError as problem:
+        return f"{known}; not looked for others: {problem}"
+    if found:
+        raise RuntimeError(f"{len(found)} that SECURITY.md does not list: {', '.join(found)}")
+    return f"{known}; no others"
 
 
 def _requirements() -> str:

@@ -97,6 +97,14 @@ class Interrupted(RtkError):
     exit_code = 130
 
 
+def printable(text: str) -> str:
+    """The text with everything spelled out that would move the cursor of a terminal, or change what stands before it.
+
+    File names, class names and names in a checkpoint can hold anything.
+    """
+    return "".join(sign if sign.isprintable() or sign == "\n" else repr(sign)[1:-1] for sign in text)
+
+
 def nearest(given: str, names: Sequence[str]) -> str | None:
     """The most similar of `names` (case-insensitive), or None when nothing is close."""
     folded = {name.casefold(): name for name in names}

@@ -90,7 +90,7 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except OSError as problem:
         raise BadData(f"{path}: {problem.strerror or problem}.") from None
-    except ValueError as problem:
+    except (ValueError, RecursionError) as problem:
         raise BadData(f"{path}: not JSON ({problem}).") from None
 
 

@@ -63,12 +63,13 @@ def evaluate(
     return evaluation.evaluate(request, force=force, progress=progress)
 
 
-def load(backbone: str, *, weights: str | Path | None = None) -> nn.Module:
+def load(backbone: str, *, weights: str | Path | None = None, trust_checkpoint: bool = False) -> nn.Module:
     """A network as a plain module in evaluation mode, on the CPU.
 
     Args:
         backbone: e.g. "run:DIR", "rtk:fashion-resnet", "robustbench:cifar10/Linf/NAME", "timm:NAME".
         weights: a checkpoint file, instead of the backbone's own.
+        trust_checkpoint: run the code that the checkpoint asks for, where it cannot be read without.
 
     Returns:
         A module from images (N, C, H, W), float32 in [0, 1], to logits (N, classes); normalisation is inside.
@@ -78,7 +79,8 @@ def load(backbone: str, *, weights: str | Path | None = None) -> nn.Module:
     """
     from .backbones import open_backbone
 
-    return open_backbone(backbone, weights=None if weights is None else str(weights)).model
+    file = None if weights is None else str(weights)
+    return open_backbone(backbone, weights=file, trust_checkpoint=trust_checkpoint).model
 
 
 def export(run: str | Path, path: str | Path, layout: Layout | None = None) -> Path:

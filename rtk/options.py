@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -18,6 +19,15 @@ DEFAULT_BACKBONE = "rtk:fashion-resnet"
 DEVICE: str = option("auto", "Device: auto, cpu, cuda or cuda:N.", origin="rtk", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
 
 
+def check_file(file: Mapping[str, Any]) -> None:
+    """BadValue when a file says what must be typed: files are passed on, and this one harms whoever opens it."""
+    if any(key.replace("-", "_") == "trust_checkpoint" for key in file):
+        raise BadValue(
+            "--trust-checkpoint: a file cannot say so (allowed: typed with the command, or given to a function).",
+            "rtk evaluate CHECKPOINT --trust-checkpoint --out DIR; then --weights DIR/network/model.safetensors",
+        )
+
+
 class SourceOptions(Config):
     """Which network, on which data."""
 
@@ -28,6 +38,11 @@ class SourceOptions(Config):
     )
     weights: str | None = option(
         None, "Checkpoint file for the backbone, or 'random' for random weights.", origin="rtk"
+    )
+    trust_checkpoint: bool = option(
+        False,
+        "Run the code that the checkpoint asks for, where it cannot be read without; it can do whatever you can.",
+        origin="rtk",
     )
     dataset: str | None = option(
         None,

@@ -11,7 +11,7 @@ backbone.json      how to rebuild the architecture without plugin code
 model.safetensors  the fine-tuned weights, with the network's own names
 evaluation/        verdicts per image
 result.json        written last; a run without it is unfinished
-work/              checkpoints of an unfinished run
+work/              checkpoints of an unfinished run, and what fine-tuning has cost
 
 An evaluation
 
@@ -38,6 +38,7 @@ from . import files
 from .errors import BadBackbone, BadData, RequestError, RunExists
 
 CONFIG, RESULT, LOCK = "config.json", "result.json", ".lock"
+IN_USE = "is in use by another process"
 FILES = (CONFIG, "environment.json", "log.jsonl", "report.json", "backbone.json", "model.safetensors", RESULT)
 FOLDERS = ("work", "source", "evaluation", "pictures", "tensorboard")
 
@@ -111,7 +112,7 @@ def _locked(directory: Path) -> Iterator[None]:
         directory.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=0)
     except filelock.Timeout:
-        raise RunExists(f"{directory} is in use by another process.", "--out ANOTHER_DIR") from None
+        raise RunExists(f"{directory} {IN_USE}.", "--out ANOTHER_DIR") from None
     except (FileExistsError, NotADirectoryError):
         raise RunExists(f"{directory} is a file, or lies in one; a folder is needed.", "--out ANOTHER_DIR") from None
     except OSError as problem:
@@ -205,12 +206,26 @@ def _remove_empty(directory: Path) -> None:
         directory.rmdir()
 
 
+def read_options(directory: Path) -> dict[str, Any]:
+    """The options in the configuration of a run or an evaluation; BadData where there are none."""
+    found = _config(directory, RUN) or _config(directory, EVALUATION)
+    options = found["options"] if found else None
+    if not isinstance(options, dict) or not isinstance(options.get("image_size"), int | None):
+        raise BadData(f"{directory / CONFIG}: not the configuration of a run or an evaluation of rtk.", "ls runs")
+    return options
+
+
 def read_config(directory: Path) -> dict[str, Any]:
     """The resolved request of a run; BadBackbone when the folder is no run."""
-    path = directory / CONFIG
-    if not path.exists():
+    try:
+        path = directory.expanduser() / CONFIG
+        there = path.exists()
+    except (OSError, RuntimeError) as problem:  # a name too long, no such user
+        reason = getattr(problem, "strerror", None) or problem
+        raise BadBackbone(f"run:{directory}: {reason}.", "ls runs") from None
+    if not there:
         raise BadBackbone(f"run:{directory}: {path} is missing, so this is no run of rtk.", "ls runs")
-    config: dict[str, Any] | None = _config(directory)
+    config: dict[str, Any] | None = _config(path.parent)
     if config is None or not isinstance(config["options"], dict) or "dataset" not in config["options"]:
         raise BadBackbone(f"run:{directory}: {path} is not the configuration of a run of rtk.", "ls runs")
     return config

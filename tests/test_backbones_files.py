@@ -8,6 +8,7 @@ import json
 import pickle
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from rtk.backbones import (
     open_backbone,
     read_state,
     rebuild,
+    torchvision_models,
     write_state,
 )
 from rtk.errors import BadBackbone, BadValue, UnknownName
@@ -180,6 +182,13 @@ def test_weights_in_the_caches_are_found(tmp_path: Path, monkeypatch: pytest.Mon
     file = tmp_path / "hub" / "checkpoints" / "mobilenet_v3_small-047dcff4.pth"
     file.parent.mkdir(parents=True)
     torch.save(planted, file)
+    with pytest.raises(BadBackbone, match=r"not the file that was published .*published 047dcff4\).*--weights"):
+        open_backbone("torchvision:mobilenet_v3_small")
+    real = torchvision_models._weights("mobilenet_v3_small")
+    stated = f"small-{hashlib.sha256(file.read_bytes()).hexdigest()[:8]}.pth"
+    file.rename(file.with_name(stated))
+    record = SimpleNamespace(transforms=real.transforms, url=f"https://download.pytorch.org/models/{stated}")
+    monkeypatch.setattr(torchvision_models, "_weights", lambda name: record)
     assert open_backbone("torchvision:mobilenet_v3_small").weights_sha256 == hash_state(planted)
 
     planted = open_backbone("timm:test_vit", weights="random", seed=4).model.native_state()

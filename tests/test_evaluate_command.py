@@ -255,7 +255,7 @@ def test_another_network_does_not_verify(kept: Path, tmp_path: Path, command: Co
 def test_a_broken_file_is_one_line(content: bytes, command: Command) -> None:  # noqa: F811
     Path("x.safetensors").write_bytes(content)
     assert "x.safetensors: cannot be read as safetensors" in command("verify", "x.safetensors").line
-    assert "x.safetensors: not an array file" in foreign(command, "x.safetensors").line
+    assert "x.safetensors: cannot be read, truncated or not an array file" in foreign(command, "x.safetensors").line
 
 
 # somebody else's images
@@ -334,7 +334,7 @@ def test_the_strongest_known_attack_counts_for_each_sample(kept: Path, source, t
         ({"images": np.zeros((0, 3, 32, 32), np.float32)}, "0 images"),
         ({"images": np.zeros((2, 3, 32, 32), np.float32), "indices": np.array([1, 1])}, "2 different whole numbers"),
         ({"images": np.zeros((2, 3, 32, 32), np.float32), "indices": np.array([1, 2500])}, "samples 0 to 2499"),
-        ({"images": np.array([{}], dtype=object)}, "or one with pickled objects"),
+        ({"images": np.array([{}], dtype=object)}, "'images' is an array of Python objects"),
     ],
 )
 def test_images_that_cannot_be_are_refused(arrays: dict, said: str, command: Command) -> None:  # noqa: F811

@@ -31,7 +31,7 @@ class EmbeddedSource(Source):
         return spec, threat_of(facts)
 
     def build(self, spec: Mapping[str, Any]) -> nn.Module:
-        kind = spec["architecture"]
+        kind = spec.get("architecture", "")
         if kind not in _ARCHITECTURES:
             raise UnknownName("embedded architecture", kind, _ARCHITECTURES)
         return _ARCHITECTURES[kind](classes=spec["native_classes"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
+import torch
 from torch import Tensor
 
 from ..errors import BadBackbone
@@ -29,8 +30,8 @@ def rename(state: Mapping[str, Tensor], wanted: Iterable[str], convert: Converte
     if convert is not None and not names.issuperset(best):
         try:
             converted = convert(dict(best))
-        except (KeyError, ValueError, RuntimeError, AttributeError, TypeError):
-            return best  # not of a format that the converter knows
+        except Exception:  # not of a format that the converter knows
+            return best
         candidates = [best, *_variants(converted, names)]
         best = max(candidates, key=lambda variant: _agreement(variant, names))
     return best
@@ -43,7 +44,7 @@ def complete(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str
 
 
 def check_fit(state: Mapping[str, Tensor], own: Mapping[str, Tensor], what: str, network: str) -> None:
-    """Raise BadBackbone unless both have the same names and shapes.
+    """Raise BadBackbone unless both have the same names, shapes and kinds of numbers.
 
     Args:
         what: the subject of the message, e.g. 'net.pt'.
@@ -61,6 +62,23 @@ def check_fit(state: Mapping[str, Tensor], own: Mapping[str, Tensor], what: str,
                 f"{what}: a checkpoint of another architecture than {network}: '{name}' is "
                 f"{tuple(state[name].shape)}, the network has {tuple(own[name].shape)}."
             )
+        if fault := _kind_fault(state[name], own[name]):
+            raise BadBackbone(f"{what}: '{name}' {fault}.")
+
+
+def _kind_fault(given: Tensor, own: Tensor) -> str | None:
+    """Why loading `given` into `own` would change what it says; a half precision checkpoint is one of float32."""
+    if given.dtype == own.dtype:
+        return None
+    if given.is_floating_point() != own.is_floating_point():
+        return f"is {_dtype(given)}, the network has {_dtype(own)}"
+    if given.is_floating_point() and not bool(torch.isfinite(given.to(own.dtype)).all()):
+        return f"holds values of {_dtype(given)} that {_dtype(own)}, which the network has, cannot hold"
+    return None
+
+
+def _dtype(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
 
 
 def _variants(state: dict[str, Tensor], names: set[str]) -> Iterator[dict[str, Tensor]]:
@@ -96,4 +114,4 @@ def _is_constant(name: str) -> bool:
 
 def _some(names: list[str]) -> str:
     more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-    return f"'{names[0]}'{more}"
+    return f"'{names[0][:80]}'{more}"

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .. import files
 from ..errors import BadBackbone, BadValue
 from ..threat import Threat
 from .catalogue import split_uri
@@ -23,7 +24,7 @@ from .structure import Structure, inspect
 from .timm_models import TimmSource
 from .torchvision_models import TorchvisionSource
 from .trace import untouched
-from .weights import hash_state, read_state
+from .weights import hash_state, read_checkpoint
 from .zoo import ZooSource
 
 _SOURCES: dict[str, Callable[[], Source]] = {
@@ -32,6 +33,20 @@ _SOURCES: dict[str, Callable[[], Source]] = {
     "timm": TimmSource,
     "torchvision": TorchvisionSource,
 }
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The file that weights were read from.
+
+    Attributes:
+        sha256: of the file.
+        ran: names of the code in it that reading it ran, since the caller trusted it; () where it asked for none, None
+            where it was not trusted.
+    """
+
+    sha256: str
+    ran: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -48,6 +63,7 @@ class Backbone:
         new_head: whether the classifier is freshly initialised: other classes, none in the file, or asked for.
         weights_sha256: `hash_state` of the loaded weights before a new classifier was put in; None for random weights.
         given_blocks: names of blocks that the user gave, or None when they were found.
+        checkpoint: the file that the weights come from; None for random weights.
     """
 
     uri: str
@@ -59,6 +75,7 @@ class Backbone:
     new_head: bool
     weights_sha256: str | None
     given_blocks: tuple[str, ...] | None = None
+    checkpoint: Checkpoint | None = None
 
 
 @dataclass(frozen=True)
@@ -82,6 +99,7 @@ def open_backbone(
     head: str | None = None,
     blocks: Sequence[str] | None = None,
     seed: int = 0,
+    trust_checkpoint: bool = False,
 ) -> Backbone:
     """Open the backbone that `uri` names, with a classifier for `classes` classes.
 
@@ -94,6 +112,8 @@ def open_backbone(
         head: name of the classifier layer, when it cannot be found.
         blocks: names of the blocks, when they cannot be found.
         seed: of random weights and of a new classifier. The global random state is neither used nor changed.
+        trust_checkpoint: run the code that a file of torch.save asks for, where it cannot be read without; it can do
+            whatever this user can.
 
     Raises:
         UnknownName, BadValue, BadBackbone: each in one line that says what to do.
@@ -102,8 +122,11 @@ def open_backbone(
         raise BadValue(f"classes: got {classes!r} (allowed: 2 or more).")
     with _seeded(seed):
         origin = _origin(uri)
-        path = None if weights == "random" else Path(weights).expanduser() if weights else origin.locate()
-        state = None if path is None else read_state(path, origin.source.entry(origin.spec))
+        path = None if weights == "random" else _home(weights) if weights else origin.locate()
+        state, checkpoint = None, None
+        if path is not None:
+            state, ran = read_checkpoint(path, origin.source.entry(origin.spec), trusted=trust_checkpoint)
+            checkpoint = Checkpoint(files.unchanged_sha256(path), ran if trust_checkpoint else None)
         model = _build(origin.spec)
         chosen = tuple(blocks) if blocks is not None else origin.blocks
         structure = inspect(model, _example(model), head or origin.head, chosen)
@@ -127,6 +150,7 @@ def open_backbone(
         new_head=new_head,
         weights_sha256=digest,
         given_blocks=None if chosen is None else tuple(chosen),
+        checkpoint=checkpoint,
     )
 
 
@@ -150,6 +174,13 @@ def describe(backbone: Backbone) -> dict[str, Any]:
         "head": backbone.structure.head,
         "blocks": None if backbone.given_blocks is None else list(backbone.given_blocks),
     }
+
+
+def _home(file: str | Path) -> Path:
+    try:
+        return Path(file).expanduser()
+    except RuntimeError as problem:  # no such user
+        raise BadBackbone(f"--weights {file}: {problem}.") from None
 
 
 def _origin(uri: str) -> _Origin:
@@ -193,6 +224,8 @@ def _load(
             raise BadBackbone(f"{what}: has no classifier ('{weight}' is missing); say how many classes are wanted.")
         state |= {name: own[name] for name in own if name.startswith(f"{structure.head}.") and name not in state}
     elif weight in state and state[weight].shape[1:] == own[weight].shape[1:]:
+        if len(state[weight]) < 2:
+            raise BadBackbone(f"{what}: '{weight}' tells {len(state[weight])} classes apart (allowed: 2 or more).")
         if len(state[weight]) != len(own[weight]):
             _replace_head(model, structure.head, len(state[weight]), 0)
         own = model.native_state()

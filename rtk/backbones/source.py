@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from .. import files
 from ..errors import BadBackbone
 from ..threat import Threat
 from .naming import Converter, complete
@@ -40,10 +41,11 @@ class Source:
         raise NotImplementedError
 
     def locate(self, spec: Mapping[str, Any]) -> Path:
-        """The file that holds the pre-trained weights.
+        """The file that holds the pre-trained weights, its hash checked where its publisher states one.
 
         Raises:
-            BadBackbone: it is not on this machine; the message says where to get it and where to put it.
+            BadBackbone: it is not on this machine, and the message says where to get it and where to put it; or it is
+                another file than the published one.
         """
         raise NotImplementedError
 
@@ -58,6 +60,21 @@ class Source:
     def mend(self, spec: Mapping[str, Any], state: dict[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Add what the checkpoint may omit, drop what it may hold beyond the network's `own` state."""
         return complete(state, own)
+
+
+def check_published(path: Path, published: str, what: str) -> Path:
+    """`path`, once its SHA-256 is known to begin with what its publisher states.
+
+    Raises:
+        BadBackbone: it does not.
+    """
+    if not (found := files.unchanged_sha256(path)).startswith(published):
+        raise BadBackbone(
+            f"{what}: {path} is not the file that was published (SHA-256 {found[: len(published)]}, published "
+            f"{published}); delete it and download it again.",
+            f"--weights {path}, if you mean this file",
+        )
+    return path
 
 
 def need(module: str, package: str) -> ModuleType:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import warnings
 from collections.abc import Mapping
@@ -17,7 +18,7 @@ from torch import nn
 from ..errors import BadBackbone, UnknownName
 from ..threat import Threat
 from .naming import Converter
-from .source import Source, Spec, need, timm_converter
+from .source import Source, Spec, check_published, need, timm_converter
 
 _FILES = ("model.safetensors", "pytorch_model.bin")
 
@@ -76,10 +77,10 @@ def _from_hub(name: str, repository: str, filename: str | None) -> Path:
     for file in files:
         cached = hub.try_to_load_from_cache(repository, file)
         if isinstance(cached, str):
-            return Path(cached)
+            return _checked(name, Path(cached))
     try:
         _check_reachable(hub.constants.ENDPOINT)
-        return Path(hub.hf_hub_download(repository, files[0], etag_timeout=10))
+        downloaded = Path(hub.hf_hub_download(repository, files[0], etag_timeout=10))
     except Exception as problem:  # offline, no such file, no access: the answer is the same
         reason = (str(problem).splitlines() or [type(problem).__name__])[0][:120]
         raise BadBackbone(
@@ -87,6 +88,15 @@ def _from_hub(name: str, repository: str, filename: str | None) -> Path:
             f"({reason}). Fetch it on a machine with a network, or name the file with --weights FILE.",
             f"huggingface-cli download {repository} {files[0]}",
         ) from None
+    return _checked(name, downloaded)
+
+
+def _checked(name: str, path: Path) -> Path:
+    """A file of the hub's cache, which links to a blob that is called by the SHA-256 that the hub states."""
+    blob = path.resolve()
+    if re.fullmatch("[0-9a-f]{64}", blob.name):
+        check_published(blob, blob.name, f"timm:{name}")
+    return path
 
 
 def _check_reachable(endpoint: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,11 +13,12 @@ from torch import nn
 
 from ..errors import BadBackbone, UnknownName
 from ..threat import Threat
-from .source import Source, Spec, need
+from .source import Source, Spec, check_published, need
 
 _IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 # Their pre-trained weights expect [-1, 1]; torchvision hides that in an option of the constructor (transform_input).
 _FROM_TENSORFLOW = frozenset({"googlenet", "inception_v3"})
+_STATED = re.compile(r"-([0-9a-f]{8,64})\.\w+$")  # NAME-HASH.pth: the beginning of the file's SHA-256
 _SIGNED = {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}
 
 
@@ -49,7 +51,8 @@ class TorchvisionSource(Source):
                 "file with --weights FILE.",
                 f"mkdir -p {path.parent} && curl -L -o {path} {url}",
             )
-        return path
+        stated = _STATED.search(url)
+        return check_published(path, stated[1], f"torchvision:{spec['name']}") if stated else path
 
 
 def _check(name: str) -> None:

@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import os
-import pickle
-import warnings
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
 from ..errors import BadBackbone
+from .pickled import line, load
 
 _WRAPPERS = ("state_dict", "model", "model_state_dict", "net")
-# Values that training scripts leave beside the weights; building them runs no code from the file.
-_HARMLESS = [argparse.Namespace, np.dtype, type(np.dtype("float64")), type(np.dtype("float32"))]
+_DEEPEST = 4  # wrappers in one another; a file can hold a mapping that holds itself
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_DTYPES = frozenset((*_FLOATS, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.bool))
 
 
 def read_state(path: str | Path, inside: str | None = None) -> dict[str, Tensor]:
@@ -33,22 +31,52 @@ def read_state(path: str | Path, inside: str | None = None) -> dict[str, Tensor]
             without it is read as usual: {'state_dict': ...}, {'model': ...} or the state dict itself.
 
     Raises:
-        BadBackbone: missing, empty, truncated, a web page, code instead of weights, no tensors, or NaN among them.
+        BadBackbone: missing, empty, truncated, a web page, code instead of weights, a zip bomb, no tensors, or one that
+            no network can hold: NaN, sparse, of a dtype that is not real, of more values than the file has.
+    """
+    return read_checkpoint(path, inside, trusted=False)[0]
+
+
+def read_checkpoint(
+    path: str | Path, inside: str | None = None, *, trusted: bool
+) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """What `read_state` reads, and the names of the code in the file that was run for it.
+
+    Args:
+        trusted: whether code that a file of torch.save asks for may be run, where it cannot be read without.
     """
     path = Path(path)
     head = _first_bytes(path)
+    ran: tuple[str, ...] = ()
     if path.suffix == ".safetensors":
         state: Any = _read_safetensors(path)
     else:
-        state = _read_torch(path, head)
+        state, ran = load(path, head, trusted=trusted)
     tensors = _unwrap(state, inside)
     if not tensors:
-        found = ", ".join(map(str, list(state)[:6])) if isinstance(state, Mapping) else type(state).__name__
-        raise BadBackbone(f"{path}: no state dict in it (a mapping of names to tensors is needed; found: {found}).")
+        raise BadBackbone(
+            f"{path}: no state dict in it (a mapping of names to tensors is needed; found: {_content(state)})."
+        )
     for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            raise BadBackbone(f"{path}: '{name}' holds NaN or infinite weights; nothing can be trained from them.")
-    return tensors
+        if fault := _fault(tensor):
+            raise BadBackbone(f"{path}: '{name[:80]}' {fault}.")
+    return tensors, ran
+
+
+def _fault(tensor: Tensor) -> str | None:
+    """Why no network can hold this tensor, as the end of a sentence; looks at no value before its number is known."""
+    if tensor.layout is not torch.strided or tensor.is_quantized or tensor.device.type != "cpu":
+        kind = "quantized" if tensor.is_quantized else f"{str(tensor.layout).removeprefix('torch.')} on {tensor.device}"
+        return f"is a {kind} tensor (allowed: plain ones with values)"
+    if tensor.dtype not in _DTYPES:
+        allowed = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in _DTYPES))
+        return f"is {str(tensor.dtype).removeprefix('torch.')} (allowed: {allowed})"
+    held = tensor.untyped_storage().nbytes()
+    if tensor.numel() * tensor.element_size() > held:
+        return f"claims {tensor.numel():,} values, {tuple(tensor.shape)}, of which the file holds {held:,} bytes"
+    if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+        return "holds NaN or infinite weights; nothing can be trained from them"
+    return None
 
 
 def write_state(path: str | Path, state: Mapping[str, Tensor]) -> None:
@@ -77,14 +105,16 @@ def hash_state(state: Mapping[str, Tensor]) -> str:
 
 def _first_bytes(path: Path) -> bytes:
     try:
+        if not stat.S_ISREG(mode := path.stat().st_mode) and not stat.S_ISDIR(mode):
+            raise BadBackbone(f"{path}: a device or a pipe; a file of weights is needed.")  # reading may never end
         with path.open("rb") as file:
             head = file.read(512)
     except FileNotFoundError:
         raise BadBackbone(f"{path}: no such file of weights.") from None
     except IsADirectoryError:
         raise BadBackbone(f"{path}: a folder, not a file of weights.", f"--backbone run:{path}") from None
-    except OSError as problem:
-        raise BadBackbone(f"{path}: cannot be read ({problem.strerror}).") from None
+    except (OSError, ValueError) as problem:  # ValueError: no name that a file can have
+        raise BadBackbone(f"{path}: cannot be read ({getattr(problem, 'strerror', problem)}).") from None
     text = head.lstrip().lower()
     if not head:
         raise BadBackbone(f"{path}: the file is empty; download it again.")
@@ -98,54 +128,25 @@ def _first_bytes(path: Path) -> bytes:
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
-    except (SafetensorError, ValueError, OSError) as problem:
-        raise BadBackbone(f"{path}: not a whole safetensors file ({_line(problem)}); copy it again.") from None
-
-
-def _read_torch(path: Path, head: bytes) -> object:
-    try:
-        with torch.serialization.safe_globals(_HARMLESS + _numpy_scalar()), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what torch thinks of the file is said by the errors below
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as problem:
-        if "Unsupported global" in str(problem) or "GLOBAL" in str(problem) or "Unsupported class" in str(problem):
-            wanted = _wanted_code(str(problem))
-            raise BadBackbone(
-                f"{path}: needs code from the file to be run{wanted}, which rtk refuses; save the bare state dict "
-                "where you trust it: torch.save(model.state_dict(), FILE)."
-            ) from None
-        raise BadBackbone(f"{path}: not a file of torch.save, or one with more than tensors in it.") from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, UnicodeDecodeError) as problem:
-        if "TorchScript" in str(problem):
-            raise BadBackbone(f"{path}: a TorchScript archive; a state dict is needed.") from None
-        kind = "truncated or damaged" if head.startswith((b"PK", b"\x80")) else "not a file of torch.save"
-        raise BadBackbone(f"{path}: {kind} ({_line(problem)}); copy or download it again.") from None
-
-
-def _numpy_scalar() -> list[Any]:
-    """numpy's rebuilder of scalars, under both names that it has had."""
-    scalar = np.float64(0).__reduce__()[0]
-    return [scalar, (scalar, "numpy.core.multiarray.scalar")]
-
-
-def _wanted_code(message: str) -> str:
-    """The class that a pickle asks for, as ' (name)'; empty when the message does not say."""
-    for marker in ("Unsupported global: GLOBAL ", "Unsupported class "):
-        if marker in message:
-            return f" ({message.split(marker, 1)[1].split()[0].rstrip('.,')})"
-    return ""
+    except Exception as problem:  # a foreign library on foreign bytes
+        raise BadBackbone(f"{path}: not a whole safetensors file ({line(problem)}); copy it again.") from None
 
 
 def _unwrap(state: object, inside: str | None) -> dict[str, Tensor]:
-    for key in (inside, *_WRAPPERS) if inside else _WRAPPERS:
-        if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
-            return _unwrap(state[key], None)
+    for _ in range(_DEEPEST):
+        keys = (inside, *_WRAPPERS) if inside else _WRAPPERS
+        inside = None
+        found = [state[key] for key in keys if isinstance(state, Mapping) and isinstance(state.get(key), Mapping)]
+        if not found:
+            break
+        state = found[0]
     if not isinstance(state, Mapping):
         return {}
     return {name: value for name, value in state.items() if isinstance(name, str) and isinstance(value, Tensor)}
 
 
-def _line(problem: BaseException) -> str:
-    """The first sentence of an exception's message, short enough for one line."""
-    text = str(problem).strip().splitlines()
-    return (text[0].split(". ")[0][:140] if text else type(problem).__name__).rstrip(".")
+def _content(state: object) -> str:
+    """What was found instead of a state dict, in a few words."""
+    if not isinstance(state, Mapping):
+        return type(state).__name__
+    return ", ".join(key[:40] if isinstance(key, str) else type(key).__name__ for key in list(state)[:6]) or "nothing"

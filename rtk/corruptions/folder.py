@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from ..data import arrays
 from ..errors import BadData
 from .names import NAMES, SEVERITIES, check_name
 
@@ -83,13 +84,13 @@ class CorruptedFolder:
         return array
 
     def _labels(self, count: int) -> Tensor:
-        labels = np.array(self._open("labels"))
+        labels = self._open("labels")
         if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
             raise self._bad("labels", f"is {labels.dtype} of shape {labels.shape} (allowed: one-dimensional integers)")
         repeated = len(SEVERITIES) * count
         if len(labels) not in (count, repeated):
             raise self._bad("labels", f"holds {len(labels)} labels (allowed: {count}, or {repeated} as in CIFAR-10-C)")
-        labels = labels.astype(np.int64)
+        labels = np.array(labels, dtype=np.int64)
         if (labels.reshape(-1, count) != labels[:count]).any():
             raise self._bad("labels", "differs between severities (allowed: the same images at all five)")
         if labels.min() < 0:
@@ -100,11 +101,8 @@ class CorruptedFolder:
         file = self._path / f"{name}.npy"
         if not file.is_file():
             raise BadData(f"{self._path}: lacks {file.name} (allowed: {LAYOUT}).", HINT)
-        try:
-            return np.load(file, mmap_mode="r", allow_pickle=False)
-        except (OSError, EOFError, ValueError) as problem:
-            reason = str(problem).splitlines()[0] if str(problem) else type(problem).__name__
-            raise self._bad(name, f"cannot be read, truncated or not an array of numbers ({reason})") from None
+        with arrays.reading(lambda reason: self._bad(name, reason), "it", "an array of numbers"):
+            return arrays.read_npy(file, mapped=True)
 
     def _bad(self, name: str, reason: str) -> BadData:
-        return BadData(f"{self._path / f'{name}.npy'}: {reason}.")
+        return BadData(f"{self._path / f'{name}.npy'}: {reason.removeprefix('it ')}.")

@@ -14,7 +14,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from ..errors import BadData
+from ..errors import BadData, RtkError
 
 Fit = Literal["crop", "stretch"]
 CACHE_LIMIT = 1 << 30
@@ -22,6 +22,10 @@ CACHE_LIMIT = 1 << 30
 ENDS = 16 * 1024
 """Bytes at either end of a file that the split's hash covers."""
 THREADS = min(8, os.cpu_count() or 1)
+FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP", "GIF")
+"""What Pillow may take a file for, whatever it is called; for EPS it would start Ghostscript."""
+LARGEST = 89_478_485
+"""Pixels of an image, as it is and once it is scaled: a quarter of a gigabyte of colour. Pillow warns from here on."""
 
 
 class FilePixels:
@@ -72,11 +76,16 @@ class FilePixels:
 
     def _decode_one(self, file: Path) -> Tensor:
         try:
-            with Image.open(file) as image:
+            with Image.open(file, formats=FORMATS) as image:
+                _check_size(file, image.size, image.size)
                 if image.mode.startswith("I") or image.mode == "F":
                     raise BadData(f"Image {file} has more than 8 bits per pixel (allowed: 8-bit grey or colour).")
+                if self._fit == "crop":
+                    _check_size(file, _scaled(image.size, self._size), image.size)
                 fitted = _fit(image.convert("RGB"), self._size, self._fit)
-        except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as problem:
+        except RtkError:
+            raise
+        except Exception as problem:  # decoders of seven formats on foreign bytes
             raise BadData(f"Image {file} cannot be read ({_reason(problem)}).") from None
         return torch.from_numpy(np.array(fitted)).permute(2, 0, 1)
 
@@ -86,12 +95,24 @@ def _fit(image: Image.Image, size: int, fit: Fit) -> Image.Image:
     width, height = image.size
     if fit == "stretch":
         return image if (width, height) == (size, size) else image.resize((size, size), Image.Resampling.BILINEAR)
-    short = min(width, height)
-    scaled = (max(size, round(width * size / short)), max(size, round(height * size / short)))
+    scaled = _scaled((width, height), size)
     if scaled != (width, height):
         image = image.resize(scaled, Image.Resampling.BILINEAR)
     left, top = (scaled[0] - size) // 2, (scaled[1] - size) // 2
     return image.crop((left, top, left + size, top + size))
+
+
+def _scaled(size: tuple[int, int], short: int) -> tuple[int, int]:
+    """Width and height once the shorter of them is `short`."""
+    width, height = size
+    factor = short / min(size)
+    return max(short, round(width * factor)), max(short, round(height * factor))
+
+
+def _check_size(file: Path, size: tuple[int, int], own: tuple[int, int]) -> None:
+    if size[0] * size[1] > LARGEST:
+        scaled = "" if size == own else f", scaled to {size[0]}x{size[1]},"
+        raise BadData(f"Image {file}, {own[0]}x{own[1]}{scaled} has too many pixels (allowed: {LARGEST:,}).")
 
 
 def _ends(file: Path) -> bytes:

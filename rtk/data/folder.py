@@ -21,13 +21,20 @@ class FolderSource:
 
     Opening lists the class folders of every split, test included, because other classes there should stop a run
     before it trains; files of a split are listed when it is asked for and decoded when they are read.
+
+    The folder may be a symbolic link. Links inside it are followed as long as they stay inside: what is elsewhere is no
+    part of the data set, and a folder that somebody passes on could show images of the person who opens it.
     """
 
     def __init__(self, path: Path, image_size: int | None):
         self._path = path
         info = find_info("folder:PATH")
         assert info is not None and info.image_size is not None
-        if not path.is_dir():
+        try:
+            there = path.is_dir()
+        except OSError as problem:  # a name too long
+            raise BadData(f"folder:{path}: {problem.strerror}.") from None
+        if not there:
             raise BadData(f"folder:{path}: no such folder (needed: {LAYOUT}).")
         self._classes = self._class_folders("train")
         if len(self._classes) < 2:
@@ -46,7 +53,7 @@ class FolderSource:
         files: list[Path] = []
         labels: list[int] = []
         for label, name in enumerate(self._classes):
-            found = image_files(self._path / which / name)
+            found = [self._own(file) for file in image_files(self._own(self._path / which / name))]
             if not found:
                 kinds = " ".join(sorted(SUFFIXES))
                 raise BadData(f"Class folder {self._path / which / name} holds no images (allowed: {kinds}).")
@@ -55,10 +62,19 @@ class FolderSource:
         return Split(FilePixels(files, self._size, base=self._path), torch.tensor(labels))
 
     def _class_folders(self, which: str) -> tuple[str, ...]:
-        folder = self._path / which
+        folder = self._own(self._path / which)
         if not folder.is_dir():
             raise BadData(f"folder:{self._path}: no folder {which}/ in it (needed: {LAYOUT}).")
         return tuple(sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and entry.name[0] != "."))
+
+    def _own(self, path: Path) -> Path:
+        """`path`, unless it is a link that leads out of the data set."""
+        if path.is_symlink() and not (target := path.resolve()).is_relative_to(self._path.resolve()):
+            raise BadData(
+                f"{path} is a link to {target}, outside of the data set (allowed: links within {self._path}).",
+                f"cp -rL {self._path} COPY; --dataset folder:COPY",
+            )
+        return path
 
     def _compare(self, which: str) -> None:
         there = set(self._class_folders(which))

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from ..errors import BadData
+from . import arrays
+from .arrays import Array
 from .dataset import Facts, SplitName
 from .split import ArrayPixels, Split
 
-Array = npt.NDArray[Any]
 REQUIRED = ("x_train", "y_train", "x_test", "y_test")
 RANGE = "uint8 0..255, or float in [0, 1]; neither floats in 0..255 nor standardised values"
 
@@ -26,7 +23,8 @@ class NpzSource:
     """One npz file. Only the arrays of the splits that are asked for are decompressed.
 
     Images are (N, H, W, C), (N, C, H, W) or (N, H, W), C 1 or 3, uint8 or float in [0, 1]; labels are integers
-    0..C-1. Files are read with allow_pickle=False, so an untrusted file cannot run code.
+    0..C-1. Nothing is unpickled, so an untrusted file cannot run code, and an array that unpacks to far more than the
+    file has is refused before memory is taken for it; see arrays.py.
     """
 
     def __init__(self, path: Path):
@@ -47,7 +45,7 @@ class NpzSource:
         if len(present) < 2:
             raise self._bad(f"y_train holds only class {present[0]} (allowed: two classes or more)")
         if names is None and len(present) < classes:  # e.g. labels 1..C
-            absent = min(set(range(classes)) - set(present.tolist()))
+            absent = next(place for place, label in enumerate(present.tolist()) if label != place)
             raise self._bad(
                 f"y_train holds labels up to {classes - 1} but no {absent} (allowed: each of 0..C-1 occurs)"
             )
@@ -76,10 +74,11 @@ class NpzSource:
         return Split(ArrayPixels(pixels), torch.from_numpy(labels.astype(np.int64)))
 
     def _names(self) -> set[str]:
-        if not self._path.is_file():
-            raise BadData(f"npz:{self._path}: no such file.", "numpy.savez_compressed(FILE, x_train=..., y_train=...)")
-        with self._reading("the archive"), zipfile.ZipFile(self._path) as archive:
-            return {name.removesuffix(".npy") for name in archive.namelist()}
+        with self._reading("the archive"):
+            if not self._path.is_file():
+                hint = "numpy.savez_compressed(FILE, x_train=..., y_train=...)"
+                raise BadData(f"npz:{self._path}: no such file.", hint)
+            return arrays.names(self._path)
 
     def _class_names(self) -> tuple[str, ...] | None:
         if "classes" not in self._members:
@@ -132,36 +131,16 @@ class NpzSource:
 
     def _header(self, name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
         """Shape and type of an array, without decompressing it."""
-        with self._reading(name), zipfile.ZipFile(self._path) as archive, archive.open(f"{name}.npy") as file:
-            version = np.lib.format.read_magic(file)
-            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-            shape, _, dtype = read(file)
-        if dtype.hasobject:
-            raise self._bad(
-                f"{name} is an array of Python objects, e.g. of images of different sizes (allowed: plain arrays)"
-            )
-        return shape, dtype
+        with self._reading(name):
+            found = arrays.header(self._path, name)
+        return found.shape, found.dtype
 
     def _load(self, name: str) -> Array:
-        self._header(name)  # names object arrays in our own words before numpy refuses them
-        with self._reading(name), np.load(self._path, allow_pickle=False) as archive:
-            return archive[name]
+        with self._reading(name):
+            return arrays.read(self._path, name)
 
-    @contextmanager
-    def _reading(self, what: str) -> Iterator[None]:
-        try:
-            yield
-        except (
-            OSError,
-            EOFError,
-            ValueError,
-            KeyError,
-            zipfile.BadZipFile,
-            zlib.error,
-            NotImplementedError,
-        ) as problem:
-            reason = str(problem).splitlines()[0] if str(problem) else type(problem).__name__
-            raise self._bad(f"{what} cannot be read, truncated or not an npz file ({reason})") from None
+    def _reading(self, what: str) -> AbstractContextManager[None]:
+        return arrays.reading(self._bad, what, "an npz file")
 
     def _bad(self, reason: str) -> BadData:
         return BadData(f"npz:{self._path}: {reason}.")

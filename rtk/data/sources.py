@@ -17,9 +17,7 @@ MAX_IMAGE_SIZE = 1024
 
 def data_root(root: Path | None = None) -> Path:
     """Where data sets that have to be downloaded are kept: `root`, else $RTK_DATA, else ~/.cache/rtk/data."""
-    if root is not None:
-        return Path(root).expanduser()
-    return Path(os.environ.get("RTK_DATA") or "~/.cache/rtk/data").expanduser()
+    return _home(Path(root if root is not None else os.environ.get("RTK_DATA") or "~/.cache/rtk/data"))
 
 
 def open_dataset(
@@ -94,7 +92,7 @@ def _from_file(scheme: str, rest: str, image_size: int | None) -> Source:
     if not rest:
         what = "FILE" if scheme == "npz" else "PATH"
         raise BadValue(f"{scheme}: got nothing after the colon (allowed: {scheme}:{what}).")
-    path = Path(rest).expanduser()
+    path = _home(Path(rest))
     if scheme == "folder":
         from .folder import FolderSource
 
@@ -105,6 +103,13 @@ def _from_file(scheme: str, rest: str, image_size: int | None) -> Source:
     if image_size is not None and source.facts.image_shape[1:] != (image_size, image_size):
         raise _fixed_size(f"npz:{rest}", source.facts.image_shape[1], image_size)
     return source
+
+
+def _home(path: Path) -> Path:
+    try:
+        return path.expanduser()
+    except RuntimeError as problem:  # no such user
+        raise BadValue(f"{path}: {problem}.") from None
 
 
 def _fixed_size(uri: str, size: int | None, given: int) -> BadValue:
@@ -119,4 +124,7 @@ def _scheme_hint(uri: str) -> str | None:
     """What to type when a path was given without its scheme."""
     if uri.endswith(".npz"):
         return f"npz:{uri}"
-    return f"folder:{uri}" if Path(uri).is_dir() else None
+    try:
+        return f"folder:{uri}" if Path(uri).is_dir() else None
+    except OSError:  # a name too long
+        return None

@@ -6,6 +6,7 @@ that are already there are used.
 
 from __future__ import annotations
 
+import tarfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -134,6 +135,8 @@ class VisionSource:
 
     def _construct(self, which: str) -> Any:
         with self._reading():
+            if self._info.name == "usps":  # a compressed file of any size, whose hash torchvision leaves unread
+                _check_usps(self._root / self._adapter.folder, which)
             return _construct(self._adapter, self._root, self._adapter.parts[which])
 
     def _split_of(self, dataset: Any) -> Split:
@@ -143,7 +146,7 @@ class VisionSource:
             if files is not None:
                 pixels: Any = FilePixels(files, self._size, self._adapter.fit, base=self._root)
             else:
-                pixels = ArrayPixels(self._in_memory(dataset))
+                pixels = ArrayPixels(self._in_memory(dataset, len(labels)))
         assert self._info.classes is not None
         if len(labels) and (labels.min() < 0 or labels.max() >= self._info.classes):
             raise self._bad(
@@ -151,9 +154,11 @@ class VisionSource:
             )
         return Split(pixels, labels)
 
-    def _in_memory(self, dataset: Any) -> Tensor:
-        """uint8 (N, C, size, size)."""
+    def _in_memory(self, dataset: Any, count: int) -> Tensor:
+        """uint8 (N, C, size, size), `count` of them."""
         images = torch.as_tensor(getattr(dataset, self._adapter.images))
+        if images.dtype != torch.uint8 or len(images) != count:
+            raise self._bad(f"holds {len(images)} images of {images.dtype} for {count} labels")
         if images.ndim == 3:
             images = images[:, None]
         elif images.shape[3] == 3:
@@ -161,6 +166,8 @@ class VisionSource:
         if self._info.name == "emnist":
             images = images.transpose(2, 3)  # stored with rows and columns exchanged
         border = (self._size - images.shape[2]) // 2
+        if border < 0 or images.shape[2] != images.shape[3]:
+            raise self._bad(f"holds images {tuple(images.shape[1:])} (allowed: up to {self._size}x{self._size})")
         return F.pad(images, (border,) * 4).contiguous()
 
     @contextmanager
@@ -183,7 +190,8 @@ def fetch(info: DatasetInfo, root: Path) -> Path:
     root.mkdir(parents=True, exist_ok=True)
     for arguments in adapter.parts.values():
         try:
-            _construct(adapter, root, {**arguments, "download": True})
+            with _kept_inside():
+                _construct(adapter, root, {**arguments, "download": True})
         except Exception as problem:  # no network, no space, a moved or changed file: as many types as libraries
             message = f"Download of '{info.name}' to {root} failed ({_reason(problem)})."
             raise RunFailed(message, _download_command(info.name, root)) from None
@@ -196,9 +204,29 @@ def _construct(adapter: Adapter, root: Path, arguments: Arguments) -> Any:
     return getattr(torchvision.datasets, adapter.cls)(str(root / adapter.folder), **adapter.arguments, **arguments)
 
 
+@contextmanager
+def _kept_inside() -> Iterator[None]:
+    """Archives that are unpacked meanwhile put nothing outside of their folder, whatever torchvision asks for."""
+    before = vars(tarfile.TarFile)["extraction_filter"]
+    tarfile.TarFile.extraction_filter = staticmethod(tarfile.data_filter)
+    try:
+        yield
+    finally:
+        tarfile.TarFile.extraction_filter = before
+
+
 def _class_names(dataset: Any) -> tuple[str, ...] | None:
     names = getattr(dataset, "classes", None) or getattr(dataset, "categories", None)
     return None if names is None else tuple(str(name) for name in names)
+
+
+def _check_usps(folder: Path, which: str) -> None:
+    from torchvision.datasets import USPS
+    from torchvision.datasets.utils import check_integrity
+
+    _, name, published = USPS.split_list[which]
+    if not check_integrity(str(folder / name), published):
+        raise ValueError(f"{name} is not the file that was published, MD5 {published}")
 
 
 def _labels(name: str, dataset: Any, adapter: Adapter) -> Any:

@@ -26,7 +26,7 @@ from ..errors import BadData
 from ..results import Examples
 from ..suite import Item
 
-TENSORS = ("images", "labels", "indices", "robust")
+TENSORS = {"images": torch.float32, "labels": torch.int64, "indices": torch.int64, "robust": torch.bool}
 
 
 @dataclass(frozen=True)
@@ -95,23 +95,32 @@ def read(path: Path) -> Saved:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
         tensors = load_file(path)
-        if any(tensors[name].shape != tensors["images"].shape[:1] for name in TENSORS[1:]):
+        for name, dtype in TENSORS.items():
+            if tensors[name].dtype != dtype:
+                raise ValueError(f"{name} must be {dtype}")
+        if tensors["images"].ndim != 4 or not len(tensors["images"]):
+            raise ValueError("images must be (N, C, H, W), one or more")
+        if any(tensors[name].shape != tensors["images"].shape[:1] for name in list(TENSORS)[1:]):
             raise ValueError("labels, indices and robust must have a value for each image")
-        if tensors["indices"].dtype != torch.int64 or bool((tensors["indices"] < 0).any()):
-            raise ValueError("indices must be int64, 0 or more")
+        if bool((tensors["indices"] < 0).any()):
+            raise ValueError("indices must be 0 or more")
+        identity = json.loads(metadata["identity"])
+        if not isinstance(identity, dict) or "id" not in identity:
+            raise ValueError("identity must be that of an evaluation")
         return Saved(
             **{name: tensors[name] for name in TENSORS},
             item=metadata["item"],
             threat=metadata["threat"],
-            identity=json.loads(metadata["identity"]),
+            identity=identity,
             content=metadata["content"],
             found=_content(tensors, metadata),
         )
     except (OSError, SafetensorError) as problem:
         raise BadData(f"{path}: cannot be read as safetensors ({problem}).") from None
-    except (KeyError, ValueError) as problem:
+    except Exception as problem:  # whatever foreign bytes make of a library; missing names and values among them
         hint = "rtk verify --images FILE for images of another origin"
-        raise BadData(f"{path}: not a file of rtk evaluate --save-examples ({problem}).", hint) from None
+        reason = " ".join(str(problem).split())[:200]
+        raise BadData(f"{path}: not a file of rtk evaluate --save-examples ({reason}).", hint) from None
 
 
 def _part(folder: Path, item: Item, number: int) -> Path:

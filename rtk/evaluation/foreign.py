@@ -9,11 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from safetensors.numpy import load_file
 from torch import Tensor
 
-from ..data import Split
+from ..data import Split, arrays
 from ..errors import BadData
 
 HINT = ".npy, .npz or .safetensors with images (N, C, H, W) or (N, H, W, C), float32 in [0, 1] or uint8"
@@ -38,43 +37,56 @@ class Foreign:
         Raises:
             BadData: missing, damaged, pickled, of another size than the data, or not one image per index.
         """
-        arrays = _arrays(path)
-        images = _images(path, arrays, test.image_shape)
-        indices = arrays.get("indices", np.arange(len(images)))
+        found = _arrays(path)
+        images = _images(path, found, test)
+        indices = found.get("indices", np.arange(len(images)))
         if indices.dtype.kind not in "iu" or indices.shape != (len(images),) or len(np.unique(indices)) != len(images):
             raise BadData(f"{path}: indices must be {len(images)} different whole numbers, one per image.")
-        if len(images) == 0 or len(images) > len(test) or indices.min() < 0 or indices.max() >= len(test):
-            raise BadData(f"{path}: {len(images)} images; the test split has samples 0 to {len(test) - 1}.")
+        if indices.min() < 0 or indices.max() >= len(test):
+            raise _other_samples(path, len(images), test)
         return cls(images, torch.from_numpy(indices.astype(np.int64)))
 
 
 def _arrays(path: Path) -> Mapping[str, np.ndarray]:
-    try:
+    """`images` and `indices`, of those that the file has; nothing else in it is read."""
+
+    def bad(reason: str) -> BadData:
+        return BadData(f"{path}: {reason.removeprefix('it ')}.", HINT)
+
+    with arrays.reading(bad, "it", "an array file"):
         if path.suffix == ".safetensors":
             return load_file(path)
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            return {"images": loaded}
-        with loaded:
-            return {name: loaded[name] for name in loaded.files}
-    except OSError as problem:
-        raise BadData(f"{path}: {problem.strerror or 'not an array file'}.", HINT) from None
-    except (ValueError, EOFError, KeyError, zipfile.BadZipFile, SafetensorError) as problem:
-        raise BadData(f"{path}: not an array file, or one with pickled objects ({problem}).", HINT) from None
+        if not zipfile.is_zipfile(path):
+            return {"images": arrays.read_npy(path)}
+        there = arrays.names(path)
+        if "images" not in there:
+            return dict.fromkeys(there, np.empty(0))
+    found = {}
+    for name in sorted(there & {"images", "indices"}):
+        with arrays.reading(bad, f"'{name}'", "an array file"):
+            found[name] = arrays.read(path, name)
+    return found
 
 
-def _images(path: Path, arrays: Mapping[str, np.ndarray], shape: tuple[int, int, int]) -> Tensor:
+def _images(path: Path, given: Mapping[str, np.ndarray], test: Split) -> Tensor:
     """float32 (N, 3, H, W), from either order of the axes; one channel is repeated, as the data set does."""
-    if "images" not in arrays:
-        raise BadData(f"{path}: holds {', '.join(arrays) or 'nothing'}, but no array 'images'.", HINT)
-    found = arrays["images"]
+    if "images" not in given:
+        names = ", ".join(name[:40] for name in sorted(given)[:8])
+        raise BadData(f"{path}: holds {names or 'nothing'}, but no array 'images'.", HINT)
+    found = given["images"]
     if found.dtype not in (np.dtype("float32"), np.dtype("uint8")):
         raise BadData(f"{path}: images are {found.dtype} (allowed: float32 in [0, 1], or uint8).", HINT)
-    _, height, width = shape
+    _, height, width = test.image_shape
     if found.ndim == 4 and found.shape[1:3] == (height, width) and found.shape[3] in (1, 3):
         found = found.transpose(0, 3, 1, 2)
     if found.ndim != 4 or found.shape[1] not in (1, 3) or found.shape[2:] != (height, width):
         raise BadData(f"{path}: images {found.shape} for data of {height}x{width} pixels.", HINT)
+    if not 0 < len(found) <= len(test):  # before copies of all images are made
+        raise _other_samples(path, len(found), test)
     images = torch.from_numpy(np.ascontiguousarray(found))
     images = images.float() / 255 if images.dtype == torch.uint8 else images
     return images.expand(-1, 3, -1, -1).contiguous()
+
+
+def _other_samples(path: Path, count: int, test: Split) -> BadData:
+    return BadData(f"{path}: {count} images; the test split has samples 0 to {len(test) - 1}.")

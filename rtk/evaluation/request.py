@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -10,9 +10,9 @@ from typing import Any, Self
 import pydantic
 
 from .. import files, rundir
-from ..config import flag, option, resolve
-from ..errors import BadBackbone, BadData, BadValue, Refusal, UnknownName
-from ..options import DEVICE, EVALUATION_BATCH, EVALUATION_SEED, PLACE, EvaluationOptions, SourceOptions
+from ..config import flag, option, resolve, written
+from ..errors import BadBackbone, BadData, BadValue, Refusal, RtkError, UnknownName
+from ..options import DEVICE, EVALUATION_BATCH, EVALUATION_SEED, PLACE, EvaluationOptions, SourceOptions, check_file
 from ..request import check_backbone, check_dataset, check_weights, own_dataset
 from ..results import EVALUATION, RESULT
 from ..threat import Threat
@@ -113,9 +113,10 @@ def build(target: str | None, flags: Mapping[str, Any], file: Mapping[str, Any] 
     for key in given:
         if key not in EvaluateOptions.model_fields:
             raise UnknownName("option", flag(key), map(flag, EvaluateOptions.model_fields), "rtk evaluate --help")
+    check_file(file or {})
     given = {**given, **_named(target, given)}
     brought = _brought(str(given.get("backbone", "")))
-    if "corruptions" not in str(given.get("suite", "corruptions")):
+    if "corruptions" not in written(given.get("suite", "corruptions")):
         brought.pop("corrupted", None)  # of no use in the suite that is asked for
     options = resolve(EvaluateOptions, given, brought)
     assert isinstance(options, EvaluateOptions)
@@ -130,11 +131,10 @@ def _named(target: str | None, given: Mapping[str, Any]) -> dict[str, str]:
     """The options for which a target stands."""
     if target is None:
         return {}
-    path = Path(target).expanduser()
-    is_file = _is(path.is_file)
+    is_file = _is(Path.is_file, target)
     if (taken := "weights" if is_file else "backbone") in given:
         raise BadValue(f"{flag(taken)}: is what {target} stands for already.", f"without {flag(taken)}")
-    if _is(path.is_dir):
+    if _is(Path.is_dir, target):
         return {"backbone": f"run:{target}"}
     if is_file:
         if "backbone" not in given:
@@ -147,10 +147,10 @@ def _named(target: str | None, given: Mapping[str, Any]) -> dict[str, str]:
     return {"backbone": target}
 
 
-def _is(test: Any) -> bool:
+def _is(test: Callable[[Path], bool], target: str) -> bool:
     try:
-        return bool(test())
-    except (OSError, ValueError):  # too long, a null byte
+        return test(Path(target).expanduser())
+    except (OSError, ValueError, RuntimeError):  # too long, a null byte, no such user
         return False
 
 
@@ -159,14 +159,22 @@ def _brought(backbone: str) -> dict[str, Any]:
     kind, _, folder = backbone.partition(":")
     if kind != "run":
         return {}
+    options = rundir.read_config(Path(folder))["options"]
     directory = Path(folder).expanduser()
-    options = rundir.read_config(directory)["options"]
     if not (directory / RESULT).exists():
         raise BadBackbone(f"run:{folder}: holds no {RESULT}; the run did not finish.", "the command that began it")
-    own = files.read_json(directory / RESULT)["threat"]
     brought = {name: options[name] for name in INHERITED if name in options}
-    brought["threats"] = brought.get("threats") or [str(Threat(own["norm"], own["eps"]))]
+    brought["threats"] = brought.get("threats") or [str(_threat(directory / RESULT))]
     return {**brought, "seed": options.get("evaluation_seed", 0)}
+
+
+def _threat(result: Path) -> Threat:
+    """The threat of a run; of the rest of its result nothing is needed, so that it may be of an older version."""
+    try:
+        own = files.read_json(result)["threat"]
+        return Threat(own["norm"], float(own["eps"]))
+    except (KeyError, TypeError, ValueError, OverflowError, RtkError) as problem:
+        raise BadBackbone(f"{result}: tells no threat, so this is no result of rtk ({problem}).") from None
 
 
 def _check_dataset(request: EvaluationRequest) -> None:

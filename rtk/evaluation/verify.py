@@ -12,6 +12,7 @@ from .. import environment, files, rundir
 from ..attacks.checks import inside
 from ..backbones import hash_state, open_backbone
 from ..checks import Check
+from ..config import resolve
 from ..data import Split, open_dataset
 from ..errors import BadBackbone, BadData, BadValue, UnknownName
 from ..request import own_dataset
@@ -118,10 +119,12 @@ def verify_images(path: Path, options: VerifyOptions, evaluation: Path | None = 
 
 def _from_folder(home: Path, record: Evaluation, options: VerifyOptions) -> VerifyOptions:
     """The options with the network and the data of an evaluation, unless they name their own."""
-    size = files.read_json(home / rundir.CONFIG)["options"]["image_size"]
+    size = rundir.read_options(home).get("image_size")
     found = {"backbone": f"run:{home / 'network'}", "dataset": record.dataset["uri"], "image_size": size}
     given = {name: getattr(options, name) for name in options.model_fields_set}
-    return VerifyOptions(**{**found, **given})
+    chosen = resolve(VerifyOptions, {**found, **given})
+    assert isinstance(chosen, VerifyOptions)
+    return chosen
 
 
 def _threat(options: VerifyOptions, record: Evaluation | None) -> Threat:
@@ -184,7 +187,13 @@ class _Network:
         data = open_dataset(dataset, root=options.data_root, image_size=options.image_size)
         labels_of(data)
         uri = options.backbone
-        backbone = open_backbone(uri, weights=options.weights, head=options.head, blocks=options.blocks)
+        backbone = open_backbone(
+            uri,
+            weights=options.weights,
+            head=options.head,
+            blocks=options.blocks,
+            trust_checkpoint=options.trust_checkpoint,
+        )
         if backbone.classes != data.num_classes:
             raise BadBackbone(f"{uri} tells {backbone.classes} classes apart, {data.uri} has {data.num_classes}.")
         self.weights = hash_state(backbone.model.native_state())
