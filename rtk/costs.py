@@ -1,18 +1,45 @@
-"""What a run has cost so far, in this process and in the workers that it has waited for."""
+"""What a run has cost so far: in this process, in the workers that it has waited for, and in earlier processes."""
 
 from __future__ import annotations
 
 import os
 import resource
 import sys
+from dataclasses import dataclass
 
 import torch
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a part of a run has cost.
+
+    Attributes:
+        seconds: wall time.
+        cpu: seconds on all cores.
+        peak: most memory of one process, in bytes.
+        device: most that tensors took on a GPU, in bytes.
+    """
+
+    seconds: float
+    cpu: float
+    peak: int
+    device: int
+
+
+_elsewhere = 0.0
+
+
+def add_cpu(seconds: float) -> None:
+    """Count what another process has done for the run of this one."""
+    global _elsewhere
+    _elsewhere += seconds
 
 
 def cpu_seconds() -> float:
     """Time on all cores, in user and kernel mode."""
     spent = os.times()
-    return spent.user + spent.system + spent.children_user + spent.children_system
+    return spent.user + spent.system + spent.children_user + spent.children_system + _elsewhere
 
 
 def peak_bytes() -> int:

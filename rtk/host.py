@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from . import costs, environment, files, results, rundir
+from . import costs, environment, files, processes, results, rundir
 from .backbones import Backbone, Classifier, hash_state, open_backbone
 from .data import Dataset, open_dataset
 from .errors import Interrupted, PluginError, RtkError
@@ -45,7 +45,8 @@ def finetune(
 ) -> Result:
     """Fine-tune, evaluate before and after, and write the run directory.
 
-    A run that was interrupted goes on where it stopped when the same request is made again.
+    A run that was interrupted goes on where it stopped when the same request is made again. Processes that torchrun
+    has started train together; the first of them writes and evaluates, and all return its result.
 
     Args:
         force: throw away the run that the directory holds.
@@ -56,7 +57,9 @@ def finetune(
         RunFailed: the run broke; what was finished is kept.
         Interrupted: Ctrl-C; what was finished is kept.
     """
-    return Host(request, progress or Silent()).finetune(force, command or [])
+    with processes.joined(request.options.device):
+        host = processes.current().each(lambda: Host(request, progress or Silent()))
+        return host.finetune(force, command or [])
 
 
 class Host:
@@ -75,32 +78,21 @@ class Host:
         self.suite = options.suite_at(self.threat, options.evaluation_seed)
         for item in self.suite.items:  # what cannot be judged is refused before anything is trained
             measure_of(item, self.data)
-        named = {name: observer(name) for name in options.observe}
-        self.observers = Observers(self._info(), [LogFile(), Display(progress)], named)
+        self.observers = Observers(self._info())
+        if processes.current().first:
+            named = {name: observer(name) for name in options.observe}
+            self.observers = Observers(self._info(), [LogFile(), Display(progress)], named)
 
     def finetune(self, force: bool, command: list[str]) -> Result:
-        request = self.request
+        group, inputs = processes.current(), self._inputs()
         try:
-            with rundir.claim(self.directory, {**request.describe(), "inputs": self._inputs()}, force=force):
-                files.write_json(self.directory / "environment.json", environment.describe(self.device))
-                self.observers.started()
-                save_network(self.directory / "source", self.backbone, self.backbone.model)
-                begun, cpu = time.monotonic(), costs.cpu_seconds()
-                if not (self.directory / "model.safetensors").exists():
-                    save_network(self.directory, self.backbone, self._tune())
-                tuned, peak = time.monotonic(), costs.peak_bytes()
-                rows = self._judge()
-                seconds = {
-                    "finetune": round(tuned - begun, 1),
-                    "evaluate": round(time.monotonic() - tuned, 1),
-                    "cpu": round(costs.cpu_seconds() - cpu, 1),
-                }
-                memory = {"finetune": peak, "evaluate": costs.peak_bytes(), "device": costs.device_bytes(self.device)}
-                result = self._result(rows, seconds, memory, command)
-                results.write(self.directory / "result.json", result)
-                _delete_checkpoints(self.directory)
-                self.observers.finished(result.model_dump(mode="json"))
-                return result
+            group.agree("What the run starts from", lambda: files.digest(inputs))
+            config = {**self.request.describe(), "inputs": inputs}
+            with group.holding(lambda: rundir.claim(self.directory, config, force=force)):
+                here = environment.describe(self.device)
+                group.shared(lambda: self._begin(here))
+                cost = self._finetuned()
+                return group.shared(lambda: self._finish(cost, command))
         except KeyboardInterrupt:
             self.observers.failed("interrupted")
             raise Interrupted(
@@ -109,6 +101,29 @@ class Host:
         except RtkError as problem:
             self.observers.failed(problem.message)
             raise
+
+    def _begin(self, here: dict[str, Any]) -> None:
+        """Write where the run takes place, and what it starts from."""
+        files.write_json(self.directory / "environment.json", here)
+        self.observers.started()
+        save_network(self.directory / "source", self.backbone, self.backbone.model)
+
+    def _finish(self, spent: costs.Cost, command: list[str]) -> Result:
+        """Evaluate, and write the result; `spent` is what fine-tuning has cost."""
+        begun, cpu = time.monotonic(), costs.cpu_seconds()
+        rows = self._judge()
+        seconds = {
+            "finetune": round(spent.seconds, 1),
+            "evaluate": round(time.monotonic() - begun, 1),
+            "cpu": round(spent.cpu + costs.cpu_seconds() - cpu, 1),
+        }
+        device = max(spent.device, costs.device_bytes(self.device))
+        memory = {"finetune": spent.peak, "evaluate": costs.peak_bytes(), "device": device}
+        result = self._result(rows, seconds, memory, command)
+        results.write(self.directory / "result.json", result)
+        _delete_checkpoints(self.directory)
+        self.observers.finished(result.model_dump(mode="json"))
+        return result
 
     def _info(self) -> RunInfo:
         request = self.request
@@ -131,6 +146,23 @@ class Host:
             **{name: self.data.split(name).sha256 for name in ("train", "val")},
         }
 
+    def _finetuned(self) -> costs.Cost:
+        """Have the fine-tuned weights on disk; what they have cost, also where an earlier process made them."""
+        group, kept = processes.current(), self.directory / "work" / "cost.json"
+        if group.told((self.directory / "model.safetensors").exists()):
+            return costs.Cost(**files.read_json(kept)) if kept.exists() else costs.Cost(0.0, 0.0, 0, 0)
+        begun, cpu = time.monotonic(), costs.cpu_seconds()
+        tuned = self._tune()
+        spent = group.sum(costs.cpu_seconds() - cpu)
+        cost = costs.Cost(time.monotonic() - begun, spent, costs.peak_bytes(), costs.device_bytes(self.device))
+
+        def keep() -> None:
+            files.write_json(kept, asdict(cost))
+            save_network(self.directory, self.backbone, tuned)
+
+        group.shared(keep)
+        return cost
+
     def _tune(self) -> Classifier:
         """Run the strategy in quarantine and check what it returns."""
         model = copy.deepcopy(self.backbone.model).to(self.device)
@@ -146,7 +178,8 @@ class Host:
         except RtkError:
             raise
         except Exception as problem:
-            raise PluginError(f"{plugin}: {type(problem).__name__}: {problem}", "--traceback shows where") from problem
+            own = PluginError(f"{plugin}: {type(problem).__name__}: {problem}", "--traceback shows where")
+            raise processes.current().blame(problem) or own from problem
         if hash_state(source.native_state()) != before:
             raise PluginError(f"{plugin}: wrote over run.source, which must stay as it was.")
         return self._accept(tuned)
@@ -185,6 +218,8 @@ class Host:
                 raise PluginError(f"{plugin}: '{name}' came back with NaN or infinite values.", "a smaller --lr")
         accepted = copy.deepcopy(self.backbone.model)
         accepted.load_state_dict(state)
+        # a strategy with a training loop of its own trains in every process, and has to end with the same bits in all
+        processes.current().agree(f"{plugin}: the networks", lambda: hash_state(accepted.native_state()))
         return accepted
 
     def _judge(self) -> list[Row]:
@@ -219,6 +254,7 @@ class Host:
             strategy=_describe_strategy(self.request),
             backbone=describe_backbone(self.backbone),
             dataset=_describe_data(self.data),
+            observers=self.request.observers,
             threat=asdict(self.threat),
             seed=self.request.options.seed,
             rows=rows,
@@ -254,6 +290,7 @@ def _open_backbone(request: Request, data: Dataset) -> Backbone:
         head=options.head,
         blocks=options.blocks,
         seed=options.seed,
+        trust_checkpoint=options.trust_checkpoint,
     )
 
 

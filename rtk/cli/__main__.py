@@ -1,5 +1,6 @@
-"""`python -m rtk.cli`: the command line without the installed script."""
+"""`python -m rtk.cli`: the command line without the installed script; how rtk starts itself."""
 
-from . import main
+from . import leash, main
 
+leash.watch()
 main()

@@ -110,7 +110,7 @@ def judge_chunk(subject: Subject, chunk: Chunk, tick: Tick) -> None:
     device = torch.device(subject.device)
     images, labels = loaded.test.images(indices), loaded.test.labels[indices]
     memory = Memory(min(subject.batch_size or len(indices), len(indices)))
-    begun = time.monotonic()
+    begun, cpu = time.monotonic(), time.process_time()
     with exactly(device):
         found = measure(subject, chunk.item).judge(
             loaded.model,
@@ -131,6 +131,7 @@ def judge_chunk(subject: Subject, chunk: Chunk, tick: Tick) -> None:
             "verdicts": found.verdicts,
             "facts": found.facts,
             "seconds": round(time.monotonic() - begun, 3),
+            "cpu": round(time.process_time() - cpu, 3),
             "batch_size": memory.batch,
             "halved": memory.halved,
         },
@@ -140,6 +141,12 @@ def judge_chunk(subject: Subject, chunk: Chunk, tick: Tick) -> None:
 def is_done(subject: Subject, chunk: Chunk) -> bool:
     """Whether the verdicts of a chunk are on disk; they are written last."""
     return path_of(subject, chunk).exists()
+
+
+def cpu_seconds(subject: Subject, chunk: Chunk) -> float:
+    """What a chunk that is done has taken on all cores."""
+    found: float = files.read_json(path_of(subject, chunk)).get("cpu", 0.0)  # written by an older version: not known
+    return found
 
 
 def path_of(subject: Subject, chunk: Chunk) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
@@ -100,7 +101,13 @@ def open_network(request: EvaluationRequest) -> tuple[Backbone, Dataset]:
     """
     options = request.options
     data = open_dataset(request.dataset, root=options.data_root, image_size=options.image_size)
-    backbone = open_backbone(options.backbone, weights=options.weights, head=options.head, blocks=options.blocks)
+    backbone = open_backbone(
+        options.backbone,
+        weights=options.weights,
+        head=options.head,
+        blocks=options.blocks,
+        trust_checkpoint=options.trust_checkpoint,
+    )
     if backbone.classes != data.num_classes:
         raise BadBackbone(
             f"{options.backbone} tells {backbone.classes} classes apart, {request.dataset} has {data.num_classes}.",
@@ -118,6 +125,7 @@ def describe_backbone(backbone: Backbone) -> dict[str, Any]:
         "norms": str(backbone.structure.norms),
         "head": backbone.structure.head,
         "new_head": backbone.new_head,
+        "checkpoint": asdict(backbone.checkpoint) if backbone.checkpoint else None,
         "parameters": sum(parameter.numel() for parameter in backbone.model.parameters()),
     }
 

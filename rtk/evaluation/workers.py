@@ -1,4 +1,4 @@
-"""Many chunks, one after another or in several processes."""
+"""Many chunks: one after another, in several processes, or handed over to others."""
 
 from __future__ import annotations
 
@@ -11,18 +11,26 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from multiprocessing.connection import wait as wait_for
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from .. import costs
 from ..errors import RunFailed
 from ..progress import Progress
 from ..suite import Item
-from . import chunks
+from . import chunks, handover
 from .chunks import Chunk, Collected
+from .measure import Tick
 from .subject import Subject
 from .trust import preconditions, require
+
+Job = tuple[Subject, Chunk]
+Executor = Callable[[list[Job], Tick], None]
+"""Has chunks judged, and tells how much work is done; when it returns, their verdicts are on disk."""
 
 
 def judge_all(subjects: list[Subject], progress: Progress, workers: int | None = None) -> list[dict[Item, Collected]]:
@@ -32,25 +40,39 @@ def judge_all(subjects: list[Subject], progress: Progress, workers: int | None =
         workers: processes on a CPU; by default one per core. On a GPU the chunks run one after another in this process.
 
     Raises:
+        SystemExit: the chunks are handed over, see handover.py.
         RunFailed: a network fails a check that comes before the attacks, a chunk does not fit into memory, or a worker
             was killed; finished chunks are kept.
     """
     for subject in subjects:
         require(preconditions(subject), subject)
     jobs = [(subject, chunk) for subject in subjects for chunk in chunks.chunks_of(subject)]
-    waiting = [job for job in jobs if not chunks.is_done(*job)]
+    done = {job for job in jobs if chunks.is_done(*job)}
+    costs.add_cpu(sum(chunks.cpu_seconds(*job) for job in done))
+    waiting = [job for job in jobs if job not in done]
     waiting.sort(key=lambda job: -chunks.work(*job))  # the longest first, so that no worker is left with it at the end
     total, left = (sum(chunks.work(*job) for job in each) for each in (jobs, waiting))
     bar = progress.stage("evaluate", total)
     bar.advance(total - left)
-    on_gpu = torch.device(subjects[0].device).type == "cuda"
-    processes = min(workers or os.cpu_count() or 1, len(waiting))
-    if on_gpu or processes <= 1:
-        for job in waiting:
-            chunks.judge_chunk(*job, bar.advance)
-    else:
-        _in_processes(waiting, processes, bar.advance)
+    if waiting:
+        _executor(subjects[0], workers, len(waiting))(waiting, bar.advance)
     return [chunks.collect(subject) for subject in subjects]
+
+
+def _executor(subject: Subject, workers: int | None, jobs: int) -> Executor:
+    """What suits the device, the number of jobs and who started this process."""
+    place = os.environ.get(handover.PLACE)
+    if place is not None:
+        return lambda waiting, tick: handover.hand_over(waiting, Path(place))
+    processes = min(workers or os.cpu_count() or 1, jobs)
+    if torch.device(subject.device).type == "cuda" or processes == 1:
+        return _here
+    return partial(_in_processes, processes)
+
+
+def _here(jobs: list[Job], tick: Tick) -> None:
+    for job in jobs:
+        chunks.judge_chunk(*job, tick)
 
 
 _ticks: Any = None
@@ -88,7 +110,7 @@ def _work_in_worker(subject: Subject, chunk: Chunk) -> None:
     _ticks.put(pending)
 
 
-def _in_processes(jobs: list[tuple[Subject, Chunk]], processes: int, advance: Callable[[float], None]) -> None:
+def _in_processes(processes: int, jobs: list[Job], tick: Tick) -> None:
     context = multiprocessing.get_context("spawn")
     ticks = context.Queue()
     pool = ProcessPoolExecutor(processes, context, _start_worker, (ticks,))
@@ -98,9 +120,9 @@ def _in_processes(jobs: list[tuple[Subject, Chunk]], processes: int, advance: Ca
             done, futures = wait(futures, timeout=0.2)
             for future in done:
                 future.result()
-            _drain(ticks, advance)
+            _drain(ticks, tick)
         pool.shutdown()
-        _drain(ticks, advance)
+        _drain(ticks, tick)
     except BrokenProcessPool:
         raise RunFailed(
             "An evaluation worker was killed, perhaps for memory; finished chunks are kept.", "--workers 1"
@@ -111,9 +133,9 @@ def _in_processes(jobs: list[tuple[Subject, Chunk]], processes: int, advance: Ca
             child.terminate()
 
 
-def _drain(ticks: Any, advance: Callable[[float], None]) -> None:
+def _drain(ticks: Any, tick: Tick) -> None:
     while True:
         try:
-            advance(ticks.get_nowait())
+            tick(ticks.get_nowait())
         except queue.Empty:
             return
