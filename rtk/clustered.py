@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from statistics import fmean, pvariance
 
-from .statistics import Difference
+from .statistics import Difference, sign_test
 
 Z = 1.959964
 """97.5 % quantile of the normal distribution."""
@@ -47,13 +47,9 @@ def difference(before: Sequence[float], after: Sequence[float]) -> Difference:
     Bonett & Price's interval for proportions is that of the mean after an image that was gained and one that was lost
     were added; so it is here. The p-value is that of the exact sign test.
     """
-    from scipy.stats import binomtest
-
     changes = [new - old for old, new in zip(before, after, strict=True)]
     gained, lost = sum(change > 0 for change in changes), sum(change < 0 for change in changes)
     padded = [*changes, 1.0, -1.0]
     middle, half = fmean(padded), Z * math.sqrt(pvariance(padded) / len(padded))
-    p = float(binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
-    return Difference(
-        fmean(changes), (max(-1.0, middle - half), min(1.0, middle + half)), p, gained, lost, len(changes)
-    )
+    reach = max(-1.0, middle - half), min(1.0, middle + half)
+    return Difference(fmean(changes), reach, sign_test(gained, lost), gained, lost, len(changes))

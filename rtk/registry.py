@@ -92,6 +92,7 @@ class Registry:
 
     def __init__(self, plugins: Iterable[Plugin] | None = None, group: str = hookspecs.GROUP):
         self._given = None if plugins is None else tuple(plugins)
+        self._loaded: dict[str, type[Strategy]] = {}
         self.group = group
 
     @cached_property
@@ -103,13 +104,15 @@ class Registry:
         return sorted({plugin.name for plugin in self.plugins})
 
     def strategy(self, name: str) -> type[Strategy]:
-        """Load the plugin that offers `name`.
+        """Load the plugin that offers `name`, once.
 
         Raises:
             UnknownName: no plugin offers it; the message suggests the nearest.
             PluginError: two offer it, or the one that does cannot be loaded. Names plugin and version.
         """
-        return self._load(self.plugin(name))
+        if name not in self._loaded:
+            self._loaded[name] = self._load(self.plugin(name))
+        return self._loaded[name]
 
     def plugin(self, name: str) -> Plugin:
         """The one plugin registered as `name`; raises UnknownName, or PluginError when two are."""

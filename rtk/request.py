@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from .config import Config, flag, option, resolve
 from .data.catalogue import find_info, list_datasets
 from .errors import BadBackbone, BadData, Refusal, UnknownName
 from .hookspecs import OBSERVERS
-from .options import EVALUATION_BATCH, EVALUATION_SEED, PLACE, EvaluationOptions, SourceOptions
+from .options import EVALUATION_BATCH, EVALUATION_SEED, PLACE, EvaluationOptions, SourceOptions, check_file
 from .registry import Plugin, Registry
 from .strategy import Strategy
 from .threat import Threat
@@ -78,6 +79,11 @@ class Request:
         source = inspect.getsourcefile(self.strategy)
         return files.unchanged_sha256(Path(source)) if source else None
 
+    @property
+    def observers(self) -> list[dict[str, Any]]:
+        """The plugins that look on, as a result records them."""
+        return [_describe_observer(Registry(group=OBSERVERS).plugin(name)) for name in self.options.observe]
+
     def describe(self) -> dict[str, Any]:
         """What decides the result, as JSON; stored as the run's config.json."""
         options = self.options.model_dump(mode="json", exclude=PLACE)
@@ -96,6 +102,18 @@ class Request:
         return Path("runs") / f"{self.strategy.name}-{data}-{files.digest(self.describe())[:8]}"
 
 
+def _describe_observer(plugin: Plugin) -> dict[str, Any]:
+    found = importlib.util.find_spec(plugin.entry.module)
+    source = Path(found.origin) if found and found.origin else None
+    return {
+        "name": plugin.name,
+        "plugin": plugin.value,
+        "distribution": plugin.distribution,
+        "version": plugin.version,
+        "source_sha256": files.unchanged_sha256(source) if source and source.is_file() else None,
+    }
+
+
 def own_dataset(backbone: str) -> str | None:
     """The data set that a backbone was trained on, as far as its id tells."""
     kind, _, rest = backbone.partition(":")
@@ -105,7 +123,7 @@ def own_dataset(backbone: str) -> str | None:
     if kind == "robustbench":
         return rest.split("/")[0]
     if kind == "run":
-        return str(rundir.read_config(Path(rest).expanduser())["options"]["dataset"])
+        return str(rundir.read_config(Path(rest))["options"]["dataset"])
     return None
 
 
@@ -126,6 +144,7 @@ def build(
     plugin, strategy = registry.plugin(name), registry.strategy(name)
     for kind, given in (("option", flags), ("option in the configuration file", file or {})):
         _check_names(kind, given, strategy)
+    check_file(file or {})
     options = resolve(RunOptions, _of(RunOptions, flags), _of(RunOptions, file or {}))
     config = resolve(strategy.config_type, _of(strategy.config_type, flags), _of(strategy.config_type, file or {}))
     assert isinstance(options, RunOptions)
@@ -173,7 +192,7 @@ def check_backbone(uri: str) -> None:
     if source == "robustbench":
         split_zoo(name)
     if source == "run":
-        rundir.read_config(Path(name).expanduser())
+        rundir.read_config(Path(name))
 
 
 def check_weights(weights: str | None) -> None:

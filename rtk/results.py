@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,6 +16,7 @@ from .verdicts import compare
 
 SCHEMA_VERSION = 3
 RESULT, EVALUATION = "result.json", "evaluation.json"
+IDENTIFIED = ("id", "weights", "data")
 
 
 class _Part(pydantic.BaseModel):
@@ -132,6 +134,8 @@ class Result(_Part):
     """uri, weights, threat, norms, blocks, head, parameters, new_head."""
     dataset: dict[str, Any]
     """uri, name, classes, image_shape, images and sha256 per split."""
+    observers: list[dict[str, Any]] = []
+    """Plugins that looked on: name, plugin, distribution, version, source_sha256."""
     threat: dict[str, Any]
     """norm and eps of the run itself; a score says at which threat it was taken."""
     seed: int
@@ -145,7 +149,8 @@ class Result(_Part):
     """What differs between the source and the result: changed (names of tensors), changed_parameters, changed_values
     (BatchNorm's statistics included)."""
     seconds: dict[str, float]
-    """finetune, evaluate: wall time; cpu: of all cores, workers included. A resumed run counts its last part."""
+    """finetune, evaluate: wall time; cpu: of all cores, everything that was judged elsewhere included. What was
+    interrupted counts its last part; on a cluster, `evaluate` is what was left for the process that wrote this."""
     peak_bytes: dict[str, int]
     """finetune, evaluate: most memory of one process so far; device: most that tensors took on the GPU, 0 without."""
     environment: dict[str, Any]
@@ -216,10 +221,41 @@ def schema() -> dict[str, Any]:
 
 def _read(path: Path, kind: type[Kind]) -> Kind:
     try:
-        return kind.model_validate_json(path.read_text(encoding="utf-8"))
+        found = kind.model_validate_json(path.read_text(encoding="utf-8"))
     except OSError as problem:
         raise BadData(f"{path}: {problem.strerror}.", "ls runs") from None
+    except UnicodeDecodeError as problem:
+        raise BadData(f"{path}: not JSON ({problem}).") from None
     except pydantic.ValidationError as problem:
         first = problem.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise BadData(f"{path}: not a result of schema version {SCHEMA_VERSION} ({where}: {first['msg']}).") from None
+    for fault in _faults(found):
+        raise BadData(f"{path}: not a result of rtk ({fault}).")
+    return found
+
+
+def _faults(found: Result | Evaluation) -> Iterator[str]:
+    """What is wrong in a file beyond its schema: what every reader takes for granted, since rtk writes nothing else."""
+    parts = {"backbone": (found.backbone, ("uri",)), "dataset": (found.dataset, ("uri",))}
+    rows = [found.row] if isinstance(found, Evaluation) else found.rows
+    if isinstance(found, Result):
+        parts |= {"strategy": (found.strategy, ("name",)), "threat": (found.threat, ("norm",))}
+        if isinstance(eps := found.threat.get("eps"), bool) or not isinstance(eps, int | float):
+            yield "threat.eps is no number"
+    for name, (values, keys) in parts.items():
+        yield from (f"{name}.{key} is no text" for key in keys if not isinstance(values.get(key), str))
+    if not rows or any(row.scores.keys() != rows[0].scores.keys() for row in rows):
+        yield "its rows have not the same scores"
+    for row in rows:
+        for score in row.scores.values():
+            yield from (f"a score has no identity.{key}" for key in IDENTIFIED if key not in score.identity)
+            yield from _faults_of(score)
+
+
+def _faults_of(score: Score) -> Iterator[str]:
+    if score.correct > score.n * score.copies or len(score.class_correct) != len(score.class_n):
+        yield f"{score.label}: its counts do not agree"
+    detail = score.corrupted
+    if detail is not None and not (detail.severities and detail.cells.keys() == detail.corruptions.keys()):
+        yield f"{score.label}: its corruptions do not agree"

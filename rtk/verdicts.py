@@ -6,9 +6,10 @@ import base64
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from .clustered import difference, shares
+from . import clustered
+from .clustered import shares
 from .errors import BadData
-from .statistics import Difference, paired
+from .statistics import Difference, changed
 
 if TYPE_CHECKING:
     from .results import Score
@@ -30,14 +31,19 @@ def unpack(text: str, count: int) -> list[bool]:
     Raises:
         BadData: these are not so many.
     """
+    packed = _bytes(text, count)
+    bits = f"{int.from_bytes(packed, 'big'):0{8 * len(packed)}b}" if packed else ""
+    return [bit == "1" for bit in bits[:count]]
+
+
+def _bytes(text: str, count: int) -> bytes:
     try:
         packed = base64.b64decode(text, validate=True)
     except ValueError:
         raise BadData("Verdicts are not base64.") from None
     if len(packed) != -(-count // 8):
         raise BadData(f"{len(packed)} bytes cannot hold the verdicts on {count} images.")
-    bits = f"{int.from_bytes(packed, 'big'):0{8 * len(packed)}b}" if packed else ""
-    return [bit == "1" for bit in bits[:count]]
+    return packed
 
 
 def judged(score: Score) -> dict[str, object]:
@@ -53,7 +59,26 @@ def compare(before: Score, after: Score) -> Difference:
     """
     if judged(before) != judged(after):
         raise BadData(f"{before.label}: these two were not judged in the same way, so they cannot be compared.")
-    first, second = (unpack(score.verdicts, score.n * score.copies) for score in (before, after))
-    if before.copies == 1:
-        return paired(first, second)
-    return difference(shares(first, before.n), shares(second, after.n))
+    return difference(before.verdicts, after.verdicts, after.n, after.copies)
+
+
+def difference(before: str, after: str, n: int, copies: int = 1) -> Difference:
+    """Packed verdicts on the same `n` images, compared.
+
+    Raises:
+        BadData: one of them holds more or fewer.
+    """
+    if copies == 1:
+        return changed(*flips(before, after, n), n)
+    first, second = (shares(unpack(text, n * copies), n) for text in (before, after))
+    return clustered.difference(first, second)
+
+
+def flips(before: str, after: str, n: int) -> tuple[int, int]:
+    """How many of `n` packed verdicts became right, and how many wrong.
+
+    Raises:
+        BadData: one of them holds more or fewer.
+    """
+    old, new = (int.from_bytes(_bytes(text, n), "big") >> -n % 8 for text in (before, after))
+    return (new & ~old).bit_count(), (old & ~new).bit_count()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -191,7 +192,14 @@ def test_the_specs_of_the_repository_can_be_run(name: str) -> None:
     cells = cells_of(read_spec(ROOT / "benchmarks" / f"{name}.toml"))
     used = {cell.request.strategy.name for cell in cells}
     own = {plugin.name for plugin in Registry().plugins if plugin.distribution == "rtk"}
-    assert used == (own - {"fdm"} if name == "quickstart" else {"cartl", "last-k"})
+    assert used == (own if name == "quickstart" else {"cartl", "last-k"})
+
+
+@pytest.mark.parametrize("name", ["cifar10-linf", "cifar100-linf", "gtsrb-linf", "imagenet-transfer"])
+def test_the_leaderboards_plan_as_many_cells_as_their_table_says(name: str) -> None:
+    cells = cells_of(read_spec(ROOT / "benchmarks" / f"{name}.toml"))
+    (row,) = re.findall(rf"^\| `{name}\.toml` \|.*\| ([0-9,]+) \|$", (ROOT / "benchmarks/README.md").read_text(), re.M)
+    assert len(cells) == int(row.replace(",", ""))
 
 
 def test_a_spec_is_refused_before_torch_is_imported(tmp_path: Path) -> None:

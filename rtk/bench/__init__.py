@@ -3,9 +3,14 @@
     spec.py       the TOML file, and its cells' options multiplied out
     cells.py      a cell: one fine-tuning run, and the key of everything that can change its number
     store.py      the folder of a benchmark; the state of a cell is read from what lies there
-    engine.py     one process per cell
+    records.py    what tables need of a result
+    index.py      the records of all results in one file, which may be deleted
+    engines/      one process per cell, on this machine or on a Ray cluster
+    compare.py    rows compared: seed by seed on the same images, with the best of them, and the Pareto front
     standings.py  finished cells to tables, seeds joined; what is not comparable is never in one table
+    reported.py   what papers and RobustBench report
     formats.py    tables as text, Markdown, CSV and JSON
+    difference.py two benchmarks compared; changes.py: that as text, Markdown, CSV and JSON
 
-Only a cell's key and the intervals of results need heavy imports; a wrong spec is refused before.
+Nothing here imports torch; a wrong spec is refused before anything is begun.
 """

@@ -4,42 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from .. import files
+from ..config import Config, resolve
 from ..errors import RtkError
 from ..registry import Registry
-from ..request import Request, build
+from ..request import Request, RunOptions, build
 from ..suite import PROTOCOL
 from .spec import Settings, Spec, expand
+
+SHARED = frozenset(RunOptions.model_fields)
+"""Names of the options that every run has."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One fine-tuning run of a benchmark."""
+    """One fine-tuning run of a benchmark.
+
+    Attributes:
+        configuration: SHA-256 of everything that can change the number but the seed: cells that share it are
+            repetitions of each other.
+        key: SHA-256 of the seed too; options that only say where it is computed are in neither.
+        name: of its folder.
+    """
 
     settings: Settings
     request: Request
-
-    @cached_property
-    def key(self) -> str:
-        """SHA-256 of everything that can change the number; options that only say where it is computed cannot."""
-        return files.digest(identity(self.request))
-
-    @cached_property
-    def configuration(self) -> str:
-        """The key but for the seed: cells that share it are repetitions of each other."""
-        found = identity(self.request)
-        del found["request"]["options"]["seed"]
-        return files.digest(found)
-
-    @property
-    def name(self) -> str:
-        """Of its folder."""
-        data = Path(self.request.dataset.split(":")[-1]).stem or "data"
-        return f"{self.request.strategy.name}-{data}-{self.key[:12]}"
+    configuration: str
+    key: str
+    name: str
 
     def __str__(self) -> str:
         return str(self.settings)
@@ -52,31 +47,78 @@ def cells_of(spec: Spec) -> list[Cell]:
         RequestError: a cell cannot be run as asked; the message names it. Nothing heavy was imported.
         PluginError: a strategy cannot be loaded.
     """
-    registry = Registry()
-    checked = [Cell(settings, _request(settings, registry)) for settings in expand(spec)]
-    return list({cell.key: cell for cell in checked}.values())
+    plan = _Plan()
+    found: dict[str, Cell] = {}
+    for settings in expand(spec):
+        cell = plan.cell(settings)
+        found.setdefault(cell.key, cell)
+    return list(found.values())
 
 
-def identity(request: Request) -> dict[str, Any]:
-    """Everything that can change the number of a run: options, the strategy's code, files and the protocol.
+class _Plan:
+    """Makes cells; what many of them have in common is resolved, checked and hashed once.
+
+    Whether a strategy's own options are allowed does not depend on those that every run has, nor these on the seed.
+    """
+
+    def __init__(self) -> None:
+        self.registry = Registry()
+        self.requests: dict[str, tuple[Request, str]] = {}
+        self.configs: dict[str, tuple[Config, str]] = {}
+
+    def cell(self, settings: Settings) -> Cell:
+        """The cell with these options."""
+        given = dict(settings.all)
+        strategy, seed = given.pop("strategy"), given.pop("seed")
+        own = {name: given.pop(name) for name in list(given) if name not in SHARED}
+        request, first = self._request(settings, f"{strategy} {given}")
+        config, second = self._config(settings, request, f"{strategy} {own}", own)
+        configuration = files.digest([first, second])
+        key = files.digest([configuration, seed])
+        data = Path(request.dataset.split(":")[-1]).stem or "data"
+        request = Request(request.strategy, request.plugin, config, request.options.model_copy(update={"seed": seed}))
+        return Cell(settings, request, configuration, key, f"{strategy}-{data}-{key[:12]}")
+
+    def _request(self, settings: Settings, known: str) -> tuple[Request, str]:
+        """With the options that every run has, and their digest; the strategy's own are of the first such cell."""
+        if known not in self.requests:
+            request = self._checked(settings)
+            self.requests[known] = request, files.digest(_identity(request))
+        return self.requests[known]
+
+    def _config(self, settings: Settings, request: Request, known: str, own: dict[str, Any]) -> tuple[Config, str]:
+        """The strategy's own options, and their digest."""
+        if known not in self.configs:
+            kind = request.strategy.config_type
+            try:
+                config = resolve(kind, own)
+            except RtkError:
+                config = self._checked(settings).config  # says more, and names the cell
+            self.configs[known] = config, files.digest(config.model_dump(mode="json"))
+        return self.configs[known]
+
+    def _checked(self, settings: Settings) -> Request:
+        options = {name: value for name, value in settings.all.items() if name != "strategy"}
+        try:
+            return build(settings.all["strategy"], {}, options, self.registry)
+        except RtkError as problem:
+            problem.message = f"Cell '{settings}': {problem.message}"
+            raise
+
+
+def _identity(request: Request) -> dict[str, Any]:
+    """What can change the number of a run but the strategy's own options and the seed: code, files and the protocol.
 
     The images of `folder:PATH` are known by their path alone.
     """
+    described = request.describe()
     return {
-        "request": request.describe(),
+        "strategy": request.strategy.name,
+        "options": {name: value for name, value in described["options"].items() if name != "seed"},
         "strategy_source": request.source_sha256,
         "protocol": PROTOCOL,
         "files": [files.unchanged_sha256(path) if path.is_file() else None for path in _inputs(request)],
     }
-
-
-def _request(settings: Settings, registry: Registry) -> Request:
-    options = {key: value for key, value in settings.all.items() if key != "strategy"}
-    try:
-        return build(settings.all["strategy"], {}, options, registry)
-    except RtkError as problem:
-        problem.message = f"Cell '{settings}': {problem.message}"
-        raise
 
 
 def _inputs(request: Request) -> Iterable[Path]:

@@ -2,6 +2,8 @@
 
     name = "mine"
     seeds = [0, 1, 2]          # by default [0]
+    baseline = "full"          # the row of a table that its other rows are compared with; by default none
+    reported = ["rift-table-1"]     # published tables, or files of RobustBench, to be shown below ours
 
     [options]                  # options of `rtk finetune`, for every cell
     images = 500
@@ -21,6 +23,7 @@ folder in which the command is typed.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,12 +32,15 @@ from typing import Annotated, Any
 import pydantic
 from pydantic import ConfigDict, Field
 
-from ..config import read_toml, show
+from ..config import read_toml, show, written
 from ..errors import BadValue, UnknownName
 
 EXAMPLE = "a spec such as benchmarks/quickstart.toml"
 CHOSEN = {"seed": "seeds = [0, 1, 2] at the top", "out": "rtk bench run SPEC --out DIR"}
 """Options that the benchmark itself gives to its cells, and how they are asked for."""
+
+MOST = 10_000
+"""Cells of one benchmark."""
 
 
 def _spelled(options: Any) -> Any:
@@ -70,6 +76,8 @@ class Spec(pydantic.BaseModel):
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     seeds: list[Seed] = Field([0], min_length=1)
+    baseline: str | None = None
+    reported: list[str] = []
     options: Options = {}
     vary: Vary = {}
     run: list[Group] = Field([Group()], min_length=1)
@@ -108,13 +116,18 @@ def read_spec(path: Path) -> Spec:
         raise BadValue(problem.message.removeprefix("--config "), EXAMPLE) from None
 
 
+def folder_of(spec: Spec) -> Path:
+    """Where a benchmark is run unless another folder is given."""
+    return Path("runs") / f"bench-{spec.name}"
+
+
 def expand(spec: Spec) -> list[Settings]:
     """The options of every cell, in the order of the file; the seed varies fastest.
 
     Raises:
         BadValue: a cell without a strategy, or an option that is the benchmark's to choose.
     """
-    found = []
+    found: list[Settings] = []
     for group in spec.run:
         fixed = {key: [value] for key, value in spec.options.items()}
         own = {**spec.vary, **{key: [value] for key, value in group.options.items()}, **group.vary}
@@ -123,6 +136,8 @@ def expand(spec: Spec) -> list[Settings]:
             if name in axes:
                 raise BadValue(f"{name}: is no option of a cell; the benchmark chooses it.", instead)
         axes["seed"] = list(dict.fromkeys(spec.seeds))
+        if (count := len(found) + math.prod(map(len, axes.values()))) > MOST:
+            raise BadValue(f"{count:,} cells: what varies is multiplied out (allowed: {MOST:,}).", "shorter lists")
         for values in itertools.product(*axes.values()):
             settings = Settings(dict(zip(axes, values, strict=True)), frozenset(own))
             if not isinstance(settings.all.get("strategy"), str):
@@ -141,4 +156,4 @@ def _readable(path: Path, problem: pydantic.ValidationError) -> BadValue | Unkno
         )
     if first["type"] == "missing":
         return BadValue(f"{path}: {where} is required.", f'{where} = "mine"')
-    return BadValue(f"{path}: {where}: {first['msg']}, got {str(first['input'])[:60]!r}.", EXAMPLE)
+    return BadValue(f"{path}: {where}: {first['msg']}, got {written(first['input'])[:60]!r}.", EXAMPLE)

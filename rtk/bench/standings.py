@@ -6,57 +6,18 @@ are never in one table.
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .. import files
 from ..config import show
-from ..results import Change, Result, Row, Score
-from ..verdicts import judged
+from ..errors import BadValue, UnknownName
 from .cells import Cell
+from .compare import LEVEL, Spread, Versus, behind, front, paired
+from .records import Network, Record, Tally
 
-LEVEL = 0.05
-"""A difference whose p is not below it is marked as not significant."""
-
-
-@dataclass(frozen=True)
-class Spread:
-    """A number measured once for each seed.
-
-    Attributes:
-        mean: over seeds.
-        deviation: sample standard deviation over seeds; None for one seed.
-    """
-
-    mean: float
-    deviation: float | None
-
-    @classmethod
-    def of(cls, values: Sequence[float]) -> Spread:
-        """Of at least one value."""
-        return cls(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None)
-
-
-@dataclass(frozen=True)
-class Versus:
-    """The difference to the source on the same images.
-
-    Attributes:
-        value: shares of images, over seeds.
-        interval: 95 % interval; None for several seeds.
-        p: of each seed.
-    """
-
-    value: Spread
-    interval: tuple[float, float] | None
-    p: tuple[float, ...]
-
-    @property
-    def open(self) -> int:
-        """Seeds whose difference is not significant."""
-        return sum(p >= LEVEL for p in self.p)
+ROBUST = ("autoattack", "pgd20")
+"""Kinds of evaluation that may stand for robust accuracy on the Pareto front, the strongest first."""
 
 
 @dataclass(frozen=True)
@@ -65,13 +26,17 @@ class Entry:
 
     Attributes:
         accuracy: share of images, over seeds.
-        interval: 95 % interval; None for several seeds.
-        versus: None where there is no source row.
+        interval: 95 % Wilson interval; None for several seeds.
+        versus: difference to the source; None where there is no source row.
+        baseline: difference to the table's baseline; None without one.
+        best: not significantly worse than the row of the table with the highest mean; see rtk.bench.compare.behind.
     """
 
     accuracy: Spread
     interval: tuple[float, float] | None
     versus: Versus | None
+    baseline: Versus | None = None
+    best: bool = True
 
 
 @dataclass(frozen=True)
@@ -79,24 +44,42 @@ class Standing:
     """One row of a table.
 
     Attributes:
-        name: of the strategy with the options that tell it apart, or "source" with the backbone.
+        name: of the strategy with the options that tell it apart, or "source" with those of the backbone.
+        strategy: its name; None for a source.
+        configuration: what its runs have in common, as SHA-256: `Cell.configuration`; None for a source.
+        backbone: URI of the network that it started from.
         dataset: URI.
-        seeds: of the runs in this row, ascending; empty for a source.
+        runs: folders of the runs in this row, below `cells` of the benchmark, by seed; of a source, those that it was
+            judged in first.
+        seeds: of these runs, ascending; empty for a source, unless its weights are random.
         entries: by item, e.g. "pgd20@Linf:8/255".
-        seconds: wall time of fine-tuning, over seeds; of a resumed run, its last part; None for a source.
+        minutes: wall time of fine-tuning, over seeds; of a resumed run, its last part; None for a source.
+        cpu_minutes: of all cores, evaluation included, over seeds; None for a source.
+        host_bytes: most memory of one process until fine-tuning had ended, the most of all seeds; None for a source.
+        device_bytes: most that tensors took on the GPU, the most of all seeds, 0 without one; None for a source.
         changed: parameters that fine-tuning changed, over seeds; None for a source.
         share: of the parameters that fine-tuning changed; None for a source.
         warnings: of its checks, each a sentence.
+        pareto: no row of the table is as good on both axes of `Table.axes` and better on one, by point estimates;
+            False for every row where the table has no axes.
     """
 
     name: str
+    strategy: str | None
+    configuration: str | None
+    backbone: str
     dataset: str
+    runs: tuple[str, ...]
     seeds: tuple[int, ...]
     entries: dict[str, Entry]
-    seconds: Spread | None
+    minutes: Spread | None
+    cpu_minutes: Spread | None
+    host_bytes: int | None
+    device_bytes: int | None
     changed: Spread | None
     share: float | None
     warnings: tuple[str, ...]
+    pareto: bool = False
 
 
 @dataclass(frozen=True)
@@ -106,107 +89,243 @@ class Table:
     Attributes:
         items: by the keys of the scores, how they are called and on how many images.
         identity: by the keys of the scores, how they were judged.
+        rows: sources first, then in the order of the spec.
+        axes: the items of the Pareto front: clean accuracy, and AutoAttack or else PGD-20, where several threats were
+            measured at the first; None where there are no two such items.
+        baseline: what was asked for; None without a baseline. Not every table has a row of that name.
     """
 
     items: dict[str, tuple[str, int]]
     identity: dict[str, Any]
     rows: list[Standing]
+    axes: tuple[str, str] | None
+    baseline: str | None
 
 
-def tables(cells: Sequence[Cell], found: Iterable[tuple[Cell, Result]]) -> list[Table]:
+Found = tuple[Cell, Record]
+Start = tuple[str, str | None]
+"""Backbone and --weights, which decide where a run begins."""
+
+
+@dataclass(frozen=True)
+class _Draft:
+    """A row before it is compared with others.
+
+    Attributes:
+        runs: those in it, by seed.
+        networks: what is judged in it, by seed.
+        source: name of the row of the network that its runs began with; None for such a network itself.
+    """
+
+    name: str
+    start: Start
+    runs: list[Found]
+    networks: dict[int, Network]
+    source: str | None
+
+    def scores(self, key: str) -> list[Tally]:
+        """The verdicts in an item, by seed."""
+        return [network.scores[key] for network in self.networks.values()]
+
+
+def tables(cells: Sequence[Cell], found: Iterable[Found], baseline: str | None = None) -> list[Table]:
     """The tables of a benchmark, in the order of its spec.
 
     Args:
         cells: all of them; they decide which options a row has to name.
         found: those that are done.
+        baseline: the name of a row, or of a strategy that has one row for each backbone; every row is compared with
+            the baseline of its own table.
+
+    Raises:
+        UnknownName: no row and no strategy is called so.
+        BadValue: a strategy of that name has several rows from the same backbone.
     """
-    names = _names(cells)
-    alike: dict[str, list[tuple[Cell, Result]]] = {}
-    for cell, result in found:
-        alike.setdefault(files.digest(_protocol(result.rows[-1])), []).append((cell, result))
-    return [_table(group, names) for group in alike.values()]
+    names = names_of(cells)
+    if baseline is not None:
+        check_baseline(cells, baseline)
+    alike: dict[str, list[Found]] = {}
+    for cell, record in found:
+        alike.setdefault(record.protocol.digest, []).append((cell, record))
+    return [_table(group, names, baseline) for group in alike.values()]
 
 
-def _protocol(row: Row) -> dict[str, Any]:
-    """How a row was judged, by the keys of its scores."""
-    return {key: judged(score) for key, score in row.scores.items()}
-
-
-def _names(cells: Sequence[Cell]) -> dict[str, str]:
+def names_of(cells: Sequence[Cell]) -> dict[str, str]:
     """By configuration, the strategy with those of its options in which its cells differ."""
+    alike: dict[str, list[Cell]] = {}
+    for cell in {cell.configuration: cell for cell in cells}.values():
+        alike.setdefault(cell.request.strategy.name, []).append(cell)
     found = {}
-    for cell in cells:
-        alike = [other for other in cells if other.request.strategy.name == cell.request.strategy.name]
-        own = dict.fromkeys(key for other in alike for key in other.settings.all if key in other.settings.own)
+    for strategy, group in alike.items():
+        own = dict.fromkeys(key for cell in group for key in cell.settings.all if key in cell.settings.own)
         given = [key for key in own if key not in ("strategy", "dataset")]  # these have columns
-        differ = [key for key in given if len({show(_value(other, key)) for other in alike}) > 1]
-        options = [f"{key}={show(_value(cell, key))}" for key in differ]
-        found[cell.configuration] = " ".join([cell.request.strategy.name, *options])
-    return found
+        owned = frozenset(type(group[0].request.config).model_fields)
+        shown = {
+            key: [show(getattr(cell.request.config if key in owned else cell.request.options, key)) for cell in group]
+            for key in given
+        }
+        differ = {key: values for key, values in shown.items() if len(set(values)) > 1}
+        for number, cell in enumerate(group):
+            options = [f"{key}={values[number]}" for key, values in differ.items()]
+            found[cell.configuration] = " ".join([strategy, *options])
+    return {cell.configuration: found[cell.configuration] for cell in cells}
 
 
-def _value(cell: Cell, option: str) -> Any:
-    request = cell.request
-    owner = request.config if option in type(request.config).model_fields else request.options
-    return getattr(owner, option)
+def check_baseline(cells: Sequence[Cell], baseline: str) -> None:
+    """Refuse a baseline that no table of these cells could have.
 
-
-def _table(found: list[tuple[Cell, Result]], names: dict[str, str]) -> Table:
-    first = found[0][1].rows[-1]
-    several = len({result.backbone["uri"] for _, result in found}) > 1
-    sources: dict[tuple[str, str], Standing] = {}
-    repeated: dict[str, list[Result]] = {}
-    for cell, result in found:
-        row = result.rows[0]
-        if len(result.rows) > 1:
-            name = f"source {result.backbone['uri']}" if several else "source"
-            sources.setdefault((result.backbone["uri"], row.weights), _source(name, result))
-        repeated.setdefault(cell.configuration, []).append(result)
-    return Table(
-        {key: (score.label, score.n) for key, score in first.scores.items()},
-        _protocol(first),
-        [*sources.values(), *(_standing(names[key], results) for key, results in repeated.items())],
-    )
-
-
-def _source(name: str, result: Result) -> Standing:
-    row = result.rows[0]
-    entries = {key: _entry([score], []) for key, score in row.scores.items()}
-    return Standing(name, result.dataset["uri"], (), entries, None, None, None, _warnings(row, ""))
-
-
-def _standing(name: str, results: list[Result]) -> Standing:
-    results = sorted(results, key=lambda result: result.seed)
-    rows = [result.rows[-1] for result in results]
-    changed = Spread.of([result.trained["changed_parameters"] for result in results])
-    seeds = tuple(result.seed for result in results)
-    marked = [_warnings(row, f"seed {seed}: " if len(seeds) > 1 else "") for row, seed in zip(rows, seeds, strict=True)]
-    return Standing(
-        name=name,
-        dataset=results[0].dataset["uri"],
-        seeds=seeds,
-        entries={
-            key: _entry(
-                [row.scores[key] for row in rows], [result.changes[key] for result in results if key in result.changes]
+    Raises:
+        UnknownName, BadValue: see `tables`.
+    """
+    names = names_of(cells)
+    if baseline in names.values():
+        return
+    rows: dict[tuple[str, str, str | None], dict[str, None]] = {}  # by data and start
+    for cell in cells:
+        if cell.request.strategy.name == baseline:
+            options = cell.request.options
+            start = cell.request.dataset, options.backbone, options.weights
+            rows.setdefault(start, {})[cell.configuration] = None
+    if not rows:
+        strategies = {cell.request.strategy.name for cell in cells}
+        allowed = {*names.values(), *strategies}
+        raise UnknownName("baseline", baseline, allowed, "--baseline, or baseline in the spec, with one of these")
+    for configurations in rows.values():
+        if len(configurations) > 1:
+            some = " | ".join([names[each] for each in configurations][:3])
+            raise BadValue(
+                f"Baseline '{baseline}': {len(configurations)} rows from the same network are of this strategy.",
+                f"the whole name of one, such as {some}",
             )
-            for key in rows[0].scores
-        },
-        seconds=Spread.of([result.seconds["finetune"] for result in results]),
+
+
+def _table(found: list[Found], names: dict[str, str], baseline: str | None) -> Table:
+    protocol = found[0][1].protocol
+    drafts = _drafts(found, names)
+    axes = _axes(protocol.items)
+    best = {key: [p >= LEVEL for p in behind([draft.scores(key) for draft in drafts])] for key in protocol.items}
+    fronts = [False] * len(drafts)
+    if axes:
+        means = [[Spread.of([each.accuracy for each in draft.scores(key)]).mean for key in axes] for draft in drafts]
+        fronts = front([(clean, robust) for clean, robust in means])
+    bases = _baselines(drafts, baseline)
+    rows = [
+        _standing(draft, base, {key: best[key][number] for key in best}, pareto)
+        for number, (draft, base, pareto) in enumerate(zip(drafts, bases, fronts, strict=True))
+    ]
+    return Table(protocol.items, protocol.identity, rows, axes, baseline)
+
+
+def _drafts(found: list[Found], names: dict[str, str]) -> list[_Draft]:
+    """The rows of a table: the networks that runs began with, then a row for each configuration."""
+    found = sorted(found, key=lambda each: each[1].seed)
+    begun: dict[Start, list[Found]] = {}
+    configurations: dict[str, list[Found]] = {key: [] for key in names}
+    for cell, record in found:
+        if record.source is not None:
+            begun.setdefault(_start(cell, record), []).append((cell, record))
+        configurations[cell.configuration].append((cell, record))
+    sources = {start: _source(start, runs, list(begun)) for start, runs in begun.items()}
+    drafts = list(sources.values())
+    for key, runs in configurations.items():
+        if runs:
+            start = _start(*runs[0])
+            source = sources[start].name if start in sources else ""
+            drafts.append(_Draft(names[key], start, runs, {record.seed: record.tuned for _, record in runs}, source))
+    return drafts
+
+
+def _start(cell: Cell, record: Record) -> Start:
+    return record.backbone, cell.request.options.weights
+
+
+def _source(start: Start, runs: list[Found], all: list[Start]) -> _Draft:
+    """The row of what runs began with: one network, or with random weights one for each seed."""
+    several = [len({each[part] for each in all}) > 1 for part in (0, 1)]
+    backbone, weights = start
+    name = " ".join(["source", *[backbone] * several[0], *[f"weights={weights}"] * bool(several[1] and weights)])
+    first: dict[str, Found] = {}
+    for cell, record in runs:
+        assert record.source is not None
+        first.setdefault(record.source.weights, (cell, record))
+    networks = {record.seed: record.source for _, record in first.values() if record.source is not None}
+    return _Draft(name, start, list(first.values()), networks, None)
+
+
+def _standing(draft: _Draft, base: _Draft | None, best: dict[str, bool], pareto: bool) -> Standing:
+    """A row with all that is said about it."""
+    records = [record for _, record in draft.runs]
+    tuned = draft.source is not None
+    costs = [record.cost for record in records] if tuned else []
+    changed = Spread.of([cost.changed for cost in costs]) if costs else None
+    return Standing(
+        name=draft.name,
+        strategy=_strategy(draft) if tuned else None,
+        configuration=draft.runs[0][0].configuration if tuned else None,
+        backbone=records[0].backbone,
+        dataset=records[0].dataset,
+        runs=tuple(cell.name for cell, _ in draft.runs),
+        seeds=tuple(draft.networks) if tuned or len(draft.networks) > 1 else (),
+        entries={key: _entry(draft, base, key, best[key]) for key in best},
+        minutes=Spread.of([cost.seconds / 60 for cost in costs]) if costs else None,
+        cpu_minutes=Spread.of([cost.cpu_seconds / 60 for cost in costs]) if costs else None,
+        host_bytes=max((cost.host_bytes for cost in costs), default=None),
+        device_bytes=max((cost.device_bytes for cost in costs), default=None),
         changed=changed,
-        share=changed.mean / results[0].backbone["parameters"],
-        warnings=tuple(text for texts in marked for text in texts),
+        share=changed.mean / records[0].parameters if changed else None,
+        warnings=_warnings(draft.networks),
+        pareto=pareto,
     )
 
 
-def _entry(scores: list[Score], changes: list[Change]) -> Entry:
-    versus = None
-    if len(changes) == len(scores):
-        alone = (changes[0].low, changes[0].high) if len(changes) == 1 else None
-        versus = Versus(Spread.of([change.value for change in changes]), alone, tuple(change.p for change in changes))
-    interval = (scores[0].low, scores[0].high) if len(scores) == 1 else None
-    return Entry(Spread.of([score.accuracy for score in scores]), interval, versus)
+def _entry(draft: _Draft, base: _Draft | None, key: str, best: bool) -> Entry:
+    scores = draft.scores(key)
+    return Entry(
+        accuracy=Spread.of([score.accuracy for score in scores]),
+        interval=(scores[0].low, scores[0].high) if len(scores) == 1 else None,
+        versus=_versus(draft, key),
+        baseline=_against(draft, base, key) if base else None,
+        best=best,
+    )
 
 
-def _warnings(row: Row, before: str) -> tuple[str, ...]:
-    warnings = [check for check in row.checks if check.verdict == "warning"]
-    return tuple(f"{before}{f'{check.item}: ' if check.item else ''}{check.text}" for check in warnings)
+def _versus(draft: _Draft, key: str) -> Versus | None:
+    """The differences to the source, as the results state them."""
+    if not draft.source:
+        return None
+    found = {record.seed: record.changes[key] for _, record in draft.runs if key in record.changes}
+    return Versus.of(draft.source, list(found.values()), list(found))
+
+
+def _against(draft: _Draft, base: _Draft, key: str) -> Versus | None:
+    """The differences to another row: to its run with the same seed, or else to its only one."""
+    only = next(iter(base.networks.values())) if len(base.networks) == 1 else None
+    found = {}
+    for seed, network in draft.networks.items():
+        before = base.networks.get(seed, only)
+        if before is not None:
+            found[seed] = paired(before.scores[key], network.scores[key])
+    return Versus.of(base.name, list(found.values()), list(found))
+
+
+def _baselines(drafts: list[_Draft], baseline: str | None) -> list[_Draft | None]:
+    """For each row the one of this name, or else the one of this strategy that began with the same network."""
+    named = next((draft for draft in drafts if draft.name == baseline), None)
+    own = {draft.start: draft for draft in drafts if draft.source is not None and _strategy(draft) == baseline}
+    return [named or own.get(draft.start) for draft in drafts]
+
+
+def _strategy(draft: _Draft) -> str:
+    return draft.runs[0][0].request.strategy.name
+
+
+def _warnings(networks: dict[int, Network]) -> tuple[str, ...]:
+    before = "seed {}: " if len(networks) > 1 else ""
+    return tuple(before.format(seed) + text for seed, network in networks.items() for text in network.warnings)
+
+
+def _axes(items: dict[str, tuple[str, int]]) -> tuple[str, str] | None:
+    kinds = {key: key.partition("@")[0] for key in items}
+    clean = [key for key, kind in kinds.items() if kind == "clean"]
+    robust = [key for strongest in ROBUST for key, kind in kinds.items() if kind == strongest]
+    return (clean[0], robust[0]) if clean and robust else None

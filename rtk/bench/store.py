@@ -4,38 +4,45 @@ cells/STRATEGY-DATA-KEY/       a run directory for each cell, see rtk/rundir.py
 cells/STRATEGY-DATA-KEY.toml   the options that it was made with
 failures/KEY.json              why there is no result
 spec.toml                      the spec as it last was
+index.json                     what the results say; may be deleted, see rtk/bench/index.py
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import cached_property
+from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
 import filelock
 
 from .. import files, results, rundir
+from ..errors import BadData
 from ..results import Result
 from .cells import Cell
+from .index import Index
+from .records import Record
 
 State = Literal["done", "running", "failed", "waiting"]
 
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a cell has no result.
+    """Why a cell has no result that can be used.
 
     Attributes:
-        reason: the last line that its process wrote to stderr.
-        exit_code: of its process; negative for a signal.
-        when: UTC, ISO 8601.
+        reason: the last line that its process wrote to stderr, or what is wrong with the file that it left.
+        exit_code: of its process; negative for a signal; None where a file cannot be read.
+        when: UTC, ISO 8601; empty where a file cannot be read.
         plugin: the strategy's, with distribution and version.
     """
 
     reason: str
-    exit_code: int
+    exit_code: int | None
     when: str
     plugin: str
 
@@ -46,34 +53,69 @@ class Store:
 
     root: Path
 
+    @cached_property
+    def index(self) -> Index:
+        """What the results say; each is read once, and again when its file has changed."""
+        return Index(self.root / "cells", self.root / "index.json")
+
     def directory(self, cell: Cell) -> Path:
         """The run directory of a cell."""
         return self.root / "cells" / cell.name
 
     def state(self, cell: Cell) -> State:
-        """What became of a cell."""
-        directory = self.directory(cell)
-        if (directory / rundir.RESULT).exists():
-            return "done"
-        if _held(directory):
+        """What became of a cell; one whose result cannot be read has failed."""
+        said = self.index.look(cell.name)
+        if said is not None:
+            return "failed" if isinstance(said, str) else "done"
+        if _held(self.directory(cell)):
             return "running"
         return "failed" if self._failure(cell).exists() else "waiting"
 
+    def record(self, cell: Cell) -> Record | None:
+        """What the result of a cell says, as far as tables need it; None unless the cell is done."""
+        said = self.index.look(cell.name)
+        return said if isinstance(said, Record) else None
+
     def result(self, cell: Cell) -> Result:
-        """The result of a cell that is done; BadData when its file is damaged."""
+        """The whole result of a cell that is done; BadData when its file is damaged."""
         return results.read(self.directory(cell) / rundir.RESULT)
 
     def failure(self, cell: Cell) -> Failure:
-        """Why a cell has failed; BadData when the file that says so is damaged."""
-        return Failure(**files.read_json(self._failure(cell)))
+        """Why a cell has failed."""
+        plugin = str(cell.request.plugin)
+        said = self.index.look(cell.name)
+        if isinstance(said, str):
+            return Failure(said, None, "", plugin)
+        try:
+            return Failure(**files.read_json(self._failure(cell)))
+        except (BadData, TypeError, ValueError):
+            return Failure(f"{self._failure(cell)}: cannot be read.", None, "", plugin)
 
     def fail(self, cell: Cell, failure: Failure) -> None:
         """Write down why a cell has no result."""
         files.write_json(self._failure(cell), asdict(failure))
 
-    def forget(self, cell: Cell) -> None:
-        """Let a cell that has failed wait again."""
+    def forget(self, cell: Cell) -> bool:
+        """Let a cell wait again, whatever kept it from being run.
+
+        A result that cannot be read is put aside, not deleted. What another version of rtk has left unfinished is
+        cleared, since this version would not go on with it; unless a process works on it.
+
+        Returns:
+            Whether unfinished work was cleared.
+        """
         self._failure(cell).unlink(missing_ok=True)
+        directory = self.directory(cell)
+        if isinstance(self.index.look(cell.name), str):
+            with suppress(FileNotFoundError):
+                (directory / rundir.RESULT).replace(directory / f"{rundir.RESULT}.unreadable")
+        if not (directory / rundir.CONFIG).exists() or _version(directory) == metadata.version("rtk"):
+            return False
+        with suppress(filelock.Timeout), filelock.FileLock(directory / rundir.LOCK, timeout=0):
+            if not (directory / rundir.RESULT).exists():
+                rundir.clear(directory)
+                return True
+        return False
 
     def write_options(self, cell: Cell, options: dict[str, Any]) -> Path:
         """Write the options of a cell as TOML, for `rtk finetune --config`."""
@@ -95,6 +137,15 @@ class Store:
 
     def _failure(self, cell: Cell) -> Path:
         return self.root / "failures" / f"{cell.key}.json"
+
+
+def _version(directory: Path) -> str | None:
+    """Of the rtk that began a run; None where that is not said."""
+    try:
+        found = files.read_json(directory / rundir.CONFIG)
+        return str(found["inputs"]["rtk"])
+    except (BadData, KeyError, TypeError):
+        return None
 
 
 def _held(directory: Path) -> bool:
