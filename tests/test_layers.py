@@ -107,6 +107,14 @@ def corruptions_are_made_in_one_place(path: Path, tree: ast.Module) -> Iterator[
             yield f"imports {name}; rtk/corruptions/ is the one place that needs the extra `corruptions`"
 
 
+def pages_are_made_in_one_place(path: Path, tree: ast.Module) -> Iterator[str]:
+    for name in imported(path, tree):
+        if of(name, "jinja2", "markupsafe", "plotly") and not within(path, "rtk/site/"):
+            yield f"imports {name}; rtk/site/ is the one place that needs the extra `site`"
+        if of(name, "rtk.site") and not within(path, "rtk/site/", "rtk/cli/bench_site.py"):
+            yield f"imports {name}; nothing but its command depends on the page"
+
+
 def only_evaluation_reads_test_data(path: Path, tree: ast.Module) -> Iterator[str]:
     if within(path, "rtk/evaluation/", "rtk/data/"):
         return
@@ -140,6 +148,8 @@ BAD: list[tuple[Rule, str, str]] = [
     (corruptions_are_made_in_one_place, "rtk/evaluate.py", "import cv2"),
     (corruptions_are_made_in_one_place, "rtk/data/x.py", "def f():\n    from skimage.color import rgb2hsv"),
     (corruptions_are_made_in_one_place, "plugins/a.py", "import imagecorruptions.corruptions"),
+    (pages_are_made_in_one_place, "rtk/report/x.py", "def f():\n    import plotly.graph_objects"),
+    (pages_are_made_in_one_place, "rtk/bench/x.py", "from ..site import build"),
     (only_evaluation_reads_test_data, "rtk/host.py", 'data.split("test")'),
     (only_evaluation_reads_test_data, "plugins/a.py", 'run.data.split(which="test")'),
 ]
@@ -152,6 +162,8 @@ GOOD = [
     ("rtk/attacks/mended.py", "import torchattacks"),
     ("rtk/backbones/zoo.py", "import timm"),
     ("rtk/corruptions/kinds.py", "import cv2\nimport imagecorruptions"),
+    ("rtk/site/page.py", "need('jinja2')"),
+    ("rtk/cli/bench_site.py", "def f():\n    from ..site.build import write"),
     ("rtk/evaluation/subject.py", 'data.split("test")'),
     ("rtk/host.py", 'data.split("train")\nname.split(",")'),
 ]
