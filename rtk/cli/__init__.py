@@ -15,7 +15,8 @@ from typing import Any
 
 import click
 
-from ..errors import Interrupted, RtkError, UnknownName
+from ..errors import Interrupted, RequestError, RtkError, UnknownName, printable
+from ..processes import complains, launched
 
 COMMANDS = {
     "finetune": "Fine-tune a backbone with a strategy, and evaluate before and after.",
@@ -51,6 +52,8 @@ class _Commands(click.Group):
     def resolve_command(self, context: click.Context, args: list[str]) -> Any:
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
             raise UnknownName("command", args[0], COMMANDS, "rtk --help")
+        if launched() and args[:1] != ["finetune"]:
+            raise RequestError("Of the commands, torchrun can start `rtk finetune` alone.", "rtk without torchrun")
         return super().resolve_command(context, args)
 
     def make_context(self, *given: Any, **options: Any) -> click.Context:
@@ -193,7 +196,8 @@ def _fail(message: str, hint: str | None, code: int, traceback: bool) -> int:
         import traceback as printer
 
         printer.print_exc()
+    if not complains():
+        return code
     line = " ".join(f"rtk: {message}{f' Try: {hint}' if hint else ''}".split())
-    # a file name or a message of a plugin may hold anything, also what moves the cursor of a terminal
-    click.echo("".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in line), err=True)
+    click.echo(printable(line), err=True)
     return code

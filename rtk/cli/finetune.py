@@ -10,6 +10,7 @@ import click
 
 from ..config import read_toml
 from ..errors import BadValue
+from ..processes import leads
 from ..registry import OWN, Registry
 from ..request import RunOptions, build
 from .options import check_values, chosen, options
@@ -101,6 +102,7 @@ def command(
     from .display import live
     from .table import print_result
 
-    with live(quiet) as progress:
+    with live(quiet or not leads()) as progress:
         result = finetune(request, force=force, progress=progress, command=typed)
-    print_result(result, request.directory)
+    if leads():
+        print_result(result, request.directory)

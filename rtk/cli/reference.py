@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
 from ..report.robustbench import Reference, check_comparable, read_model_info
 from ..results import Evaluation, Result
+from .table import Plain
 
 
 def read_references(path: Path, found: Result | Evaluation) -> list[Reference]:
@@ -21,7 +21,7 @@ def read_references(path: Path, found: Result | Evaluation) -> list[Reference]:
 
 def print_references(references: list[Reference], path: Path) -> None:
     """A row for each."""
-    console = Console()
+    console = Plain()
     console.print(f"As reported in {path}, not measured here", markup=False, highlight=False, soft_wrap=True)
     table = Table()
     for name in ("accuracy, %", "clean", "AutoAttack", "best known attack"):

@@ -11,7 +11,9 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
+from ..errors import printable
 from ..results import Change, Corrupted, Evaluation, Result, Row, Score
 
 INTERVAL = "[..] 95 % interval: Wilson for an accuracy"
@@ -80,10 +82,18 @@ def _print(title: str, rows: list[Row], changes: Mapping[str, Change], notes: li
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
+class Plain(Console):
+    """A terminal for text that files bring along; what would move its cursor is shown, not done."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """Every text that is printed comes by here, those in the cells of a table included."""
+        return super().render_str(printable(text), **options)
+
+
 def _console() -> Console:
     """The terminal at its width; a file or a pipe, which rich takes for 80 columns, at one that wraps nothing."""
-    console = Console()
-    return console if console.is_terminal else Console(width=WIDE)
+    console = Plain()
+    return console if console.is_terminal else Plain(width=WIDE)
 
 
 def _corrupted(found: Corrupted) -> Table:
