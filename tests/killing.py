@@ -1,0 +1,137 @@
+"""Kill a piece of work at random moments, begin it again each time, and count what it took.
+
+    python tests/killing.py FOLDER SEED KILLS        rift on a few images, killed up to KILLS times until it is done
+
+A fork of a process that has imported everything is killed, so that a kill costs no start-up; nothing is computed in the
+parent, whose threads a fork would not have.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import random
+import signal
+import sys
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import rtk
+from rtk import data
+
+JUDGED = {"suite": ("clean", "pgd20"), "images": 48, "chunk_size": 8, "workers": 1, "device": "cpu"}
+RIFT = {
+    "epochs": 6,
+    "criticality_images": 40,
+    "attack_steps": 2,
+    "ascent_steps": 2,
+    "milestones": (3,),
+    "batch_size": 16,
+    "lr": 0.05,
+    "tolerance": 100,
+    "module": "least",
+    "top": 5,
+}
+
+
+def prepare(folder: Path) -> None:
+    """A few real images, and a network that counts as trained on them."""
+    images, labels = [], []
+    for name, count in (("train", 80), ("test", 48)):
+        part = data.open_dataset("fashion").split(name)
+        images.append((part.images(torch.arange(count)) * 255).byte().permute(0, 2, 3, 1).numpy())
+        labels.append(part.labels[:count].numpy())
+    np.savez(folder / "few.npz", x_train=images[0], y_train=labels[0], x_test=images[1], y_test=labels[1])
+    rtk.finetune("at", dataset=f"npz:{folder / 'few.npz'}", weights="random", epochs=0, out=folder / "source", **JUDGED)
+
+
+def finetune(folder: Path, name: str) -> None:
+    """Every phase of a run: criticality, training, interpolation, evaluation of two networks."""
+    rtk.finetune(
+        "rift",
+        backbone=f"run:{folder / 'source'}",
+        dataset=f"npz:{folder / 'few.npz'}",
+        out=folder / name,
+        **RIFT,
+        **JUDGED,
+    )
+
+
+def finish(work: Callable[[], None], folder: Path, seed: int, kills: int, longest: float) -> Counter[str]:
+    """Let `work` be done by processes of which the first `kills` are killed, at random within `longest` s.
+
+    Returns:
+        How many processes ended how: "killed while PHASE", "done", "failed".
+    """
+    clock = random.Random(seed)
+    ends: Counter[str] = Counter()
+    for number in range(10 * kills + 10):
+        patience = clock.uniform(0, longest) if number < kills else None
+        process = os.fork()
+        if process == 0:
+            _child(work)
+        if patience is not None:
+            time.sleep(patience)
+            os.kill(process, signal.SIGKILL)
+        _, status = os.waitpid(process, 0)
+        if os.WIFEXITED(status):
+            ends["done" if os.WEXITSTATUS(status) == 0 else "failed"] += 1
+            return ends
+        ends[f"killed while {phase(folder)}"] += 1
+    return ends
+
+
+def phase(folder: Path) -> str:
+    """What a run was at, by what lies in its folder."""
+    for path, doing in (("result.json", "ending"), ("model.safetensors", "evaluating")):
+        if (folder / path).exists():
+            return doing
+    work = folder / "work"
+    if not work.exists():
+        return "beginning"
+    if list(work.glob("alpha*")):
+        return "interpolating"
+    if list(work.glob("*.pt")):
+        return "training"
+    return "measuring criticality"
+
+
+def warm() -> None:
+    """Import what a run imports on first use."""
+    for name in ("rtk.host", "rtk.evaluation.masked", "torchattacks", "scipy.stats", "torch._dynamo"):
+        importlib.import_module(name)
+
+
+def main(folder: Path, seed: int, kills: int) -> None:
+    """Once without a kill, into "whole", then with them, into "killed"; prints how the processes ended."""
+    warm()
+    folder.mkdir(parents=True, exist_ok=True)
+    finish(lambda: prepare(folder), folder / "source", seed, 0, 0)
+    begun = time.monotonic()
+    finish(lambda: finetune(folder, "whole"), folder / "whole", seed, 0, 0)
+    longest = (time.monotonic() - begun) / 5
+    ends = finish(lambda: finetune(folder, "killed"), folder / "killed", seed, kills, longest)
+    print(json.dumps({"seed": seed, "longest": longest, "ends": ends}))
+
+
+def _child(work: Callable[[], None]) -> None:
+    code = 1
+    try:
+        torch.set_num_threads(1)
+        work()
+        code = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(code)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
