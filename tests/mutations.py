@@ -122,7 +122,7 @@ def survives(mutation: Mutation) -> bool:
         packages.mkdir()
         (packages / "rtk").symlink_to(copy / "rtk")
         (packages / "rtk_plugins").symlink_to(copy / "plugins")
-        command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *mutation.tests.split()]
+        command = [sys.executable, "-m", "pytest", "-n0", "-q", "-x", "-p", "no:cacheprovider", *mutation.tests.split()]
         environment = {**os.environ, "PYTHONPATH": str(packages)}
         return subprocess.run(command, cwd=copy, env=environment, capture_output=True).returncode != 1
 
