@@ -213,6 +213,7 @@ def test_ctrl_c_ends_the_cells_and_the_same_command_goes_on(held: tuple[Folder, 
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130 and "0 of 1 cells are done" in err and "the same command goes on" in err
     assert folder.states() == ["waiting"] and not (folder.path / "runs" / "bench-tiny" / "failures").exists()
+    assert "was interrupted; what it has finished is kept" in folder.look("status")[0]
     (folder.path / "hold").unlink()
     assert folder.rtk("run")[0] == 0 and folder.states() == ["done"]
 
@@ -240,3 +241,15 @@ def test_a_cell_that_is_killed_has_failed_and_says_so(held: tuple[Folder, subpro
     out, _ = process.communicate(timeout=60)
     assert process.returncode == 1 and "failed: third eps=0.1 seed=0: ended by SIGKILL, perhaps for want" in out
     assert folder.states() == ["failed"]
+
+
+def test_a_cell_is_stopped_at_its_time_limit_and_goes_on_without_one(tmp_path: Path) -> None:
+    folder = Folder(tmp_path, ONE.replace("[options]", "time_limit = 8\n[options]", 1))
+    (folder.path / "hold").touch()
+    code, out, _ = folder.rtk("run")
+    assert code == 1 and "was stopped at the time limit of 8 s; what was finished is kept" in out
+    assert folder.states() == ["failed"]
+    (folder.path / "hold").unlink()
+    (folder.path / "spec.toml").write_text(ONE)  # the limit is no part of what a cell is known by
+    assert folder.states() == ["failed"]
+    assert folder.rtk("run", "--retry")[0] == 0 and folder.states() == ["done"]

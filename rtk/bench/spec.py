@@ -4,6 +4,7 @@
     seeds = [0, 1, 2]          # by default [0]
     baseline = "full"          # the row of a table that its other rows are compared with; by default none
     reported = ["rift-table-1"]     # published tables, or files of RobustBench, to be shown below ours
+    time_limit = 7200          # seconds after which a cell is stopped; what it has finished is kept; by default none
 
     [options]                  # options of `rtk finetune`, for every cell
     images = 500
@@ -78,6 +79,7 @@ class Spec(pydantic.BaseModel):
     seeds: list[Seed] = Field([0], min_length=1)
     baseline: str | None = None
     reported: list[str] = []
+    time_limit: float | None = Field(None, gt=0)
     options: Options = {}
     vary: Vary = {}
     run: list[Group] = Field([Group()], min_length=1)
@@ -90,10 +92,12 @@ class Settings:
     Attributes:
         all: option names with underscores to values, as given to `rtk finetune`; strategy and seed among them.
         own: names of those that a group gives or that vary: what tells cells apart for a reader.
+        time_limit: seconds after which the cell is stopped; None for no limit.
     """
 
     all: Mapping[str, Any]
     own: frozenset[str]
+    time_limit: float | None = None
 
     def __str__(self) -> str:
         named = {key: value for key, value in self.all.items() if key in self.own or key == "seed"}
@@ -139,7 +143,7 @@ def expand(spec: Spec) -> list[Settings]:
         if (count := len(found) + math.prod(map(len, axes.values()))) > MOST:
             raise BadValue(f"{count:,} cells: what varies is multiplied out (allowed: {MOST:,}).", "shorter lists")
         for values in itertools.product(*axes.values()):
-            settings = Settings(dict(zip(axes, values, strict=True)), frozenset(own))
+            settings = Settings(dict(zip(axes, values, strict=True)), frozenset(own), spec.time_limit)
             if not isinstance(settings.all.get("strategy"), str):
                 raise BadValue(f"Cell '{settings}': needs the name of a strategy.", 'strategy = "rift"')
             found.append(settings)

@@ -71,6 +71,10 @@ class Store:
             return "running"
         return "failed" if self._failure(cell).exists() else "waiting"
 
+    def begun(self, cell: Cell) -> bool:
+        """Whether a process has begun with a cell."""
+        return (self.directory(cell) / rundir.CONFIG).exists()
+
     def record(self, cell: Cell) -> Record | None:
         """What the result of a cell says, as far as tables need it; None unless the cell is done."""
         said = self.index.look(cell.name)

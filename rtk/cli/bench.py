@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ..bench.cells import Cell
     from ..bench.formats import Format
     from ..bench.spec import Spec
-    from ..bench.store import Store
+    from ..bench.store import State, Store
 
 FORMATS = ("text", "markdown", "csv", "json")
 ENGINES = ("local", "ray")
@@ -112,8 +112,7 @@ def status(path: Path, out: Path | None) -> None:
     _, cells, store = _open(path, out)
     states = [store.state(cell) for cell in cells]
     rows = [
-        (str(state), str(cell), cell.name, store.failure(cell).reason if state == "failed" else "")
-        for cell, state in zip(cells, states, strict=True)
+        (str(state), str(cell), cell.name, _why(store, cell, state)) for cell, state in zip(cells, states, strict=True)
     ]
     store.index.save()
     stale = store.stale(cells)
@@ -195,6 +194,12 @@ def _print_tables(spec: Spec, cells: list[Cell], store: Store, form: Format) -> 
     missing = len(cells) - len(done)
     if missing:
         click.echo(f"{missing} of {len(cells)} cells have no result; see: rtk bench status", err=True)
+
+
+def _why(store: Store, cell: Cell, state: State) -> str:
+    if state == "failed":
+        return store.failure(cell).reason
+    return "was interrupted; what it has finished is kept" if state == "waiting" and store.begun(cell) else ""
 
 
 def _report_failures(cells: list[Cell], store: Store) -> int:

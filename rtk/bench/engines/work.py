@@ -45,7 +45,8 @@ def arguments(store: Store, cell: Cell, workers: int) -> list[str]:
     """
     config = store.write_options(cell, {"workers": workers, **cell.settings.all})
     directory = store.directory(cell)
-    return ["finetune", "--config", str(config), "--out", str(directory), "--quiet"]
+    limit = [] if cell.settings.time_limit is None else ["--time-limit", f"{cell.settings.time_limit:g}"]
+    return ["finetune", "--config", str(config), "--out", str(directory), "--quiet", *limit]
 
 
 class Work:
