@@ -116,7 +116,7 @@ def main(folder: Path, seed: int, kills: int) -> None:
     finish(lambda: prepare(folder), folder / "source", seed, 0, 0)
     begun = time.monotonic()
     finish(lambda: finetune(folder, "whole"), folder / "whole", seed, 0, 0)
-    longest = (time.monotonic() - begun) / 5
+    longest = (time.monotonic() - begun) / 2
     ends = finish(lambda: finetune(folder, "killed"), folder / "killed", seed, kills, longest)
     print(json.dumps({"seed": seed, "longest": longest, "ends": ends}))
 

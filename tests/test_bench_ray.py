@@ -207,7 +207,8 @@ def test_the_same_table_as_on_this_machine_from_both_nodes(machines: Machines, l
     assert "Ray: 3 nodes, 2 CPUs, 0 GPUs" in err and err.count("done, ") == 3
     assert numbers(folder) == numbers(local)
     assert table(folder) == table(local)
-    assert {place for place, _ in seen} == set(machines.nodes), "both nodes have worked"
+    # a process that was just forked looks like its parent for a moment
+    assert {place for place, _ in seen} >= set(machines.nodes), "both nodes have worked"
     assert {task.split()[0] for _, task in seen} == {"finetune", "judge"}
     again = folder.rtk("run", *on(machines))
     assert again[0] == 0 and again[2].count("before") == 3 and numbers(folder) == numbers(local)

@@ -46,12 +46,11 @@ def bits(run: Path) -> dict[str, Any]:
 def test_fifty_kills_change_no_bit(tmp_path: Path) -> None:
     """Slow: a run of a few seconds is begun more than fifty times. Seeds are printed; `pytest -s` shows them."""
     ends: Counter[str] = Counter()
-    for seed in range(12):
+    for seed in range(20):
         folder = tmp_path / str(seed)
         ends += killed(folder, seed, kills=60)
         assert bits(folder / "killed") == bits(folder / "whole"), f"seed {seed}"
         kills = ends.total() - ends["done"]
-        if kills >= 50:
-            break
-    assert ends["failed"] == 0 and kills >= 50
-    assert {end.removeprefix("killed while ") for end in ends} - {"done", "beginning", "ending"} == PHASES, ends
+        if kills >= 50 and all(ends[f"killed while {phase}"] for phase in PHASES):
+            return
+    pytest.fail(f"too few kills: {ends}")
