@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import signal
+
 import pytest
 import torch
 
 from rtk.backbones import Backbone, open_backbone
 from rtk.data import open_dataset
 
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as in the background of a script; what is started inherits it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 torch.set_num_threads(1)  # two test processes on two cores must not wait for each other's threads
 
 

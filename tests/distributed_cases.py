@@ -8,6 +8,7 @@ What each process ends with is written to FOLDER/CASE/RANK.pt.
 from __future__ import annotations
 
 import copy
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -162,3 +163,4 @@ def main(folder: Path, names: list[str]) -> None:
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]), sys.argv[2:])
+    os._exit(0)  # as rtk's command line does

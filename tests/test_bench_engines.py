@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -19,7 +18,6 @@ from hypothesis import strategies as st
 from rtk.bench import engines
 from rtk.bench.cells import cells_of
 from rtk.bench.engines import devices, tasks
-from rtk.bench.engines.interruption import Interruption
 from rtk.bench.engines.local import Local
 from rtk.bench.engines.work import Work
 from rtk.bench.spec import Group, Spec
@@ -213,22 +211,3 @@ def test_no_cluster_at_the_address_is_one_sentence(address: str, spec: str, tmp_
     assert code == 2 and err.count("\n") == 1 and "Traceback" not in err
     assert err.startswith(f"rtk: --address {address}: no Ray cluster") and "ray start --head" in err
     assert time.monotonic() - begun < 30
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interruption_that_a_library_swallowed_is_remembered(number: signal.Signals) -> None:
-    def raising(signum: int, frame: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(number, raising)
-    try:
-        found = Interruption()
-        found.check()
-        with suppress(KeyboardInterrupt):
-            signal.raise_signal(number)
-        with pytest.raises(KeyboardInterrupt):
-            found.check()
-        found.close()
-        assert signal.getsignal(number) is raising
-    finally:
-        signal.signal(number, before)

@@ -111,6 +111,10 @@ def main(arguments: list[str] | None = None) -> None:
     given = [argument for argument in given if argument not in ("--traceback", "--no-plugins")]
     with _stopped_by_signals():
         code = _run(given, traceback)
+    if launched():  # what torch leaves at work for a group of processes can abort Python's own way to end
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
     sys.exit(code)
 
 

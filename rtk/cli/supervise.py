@@ -64,7 +64,7 @@ def supervise(typed: list[str], plugin: Plugin, time_limit: float | None, made: 
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    process.send_signal(signal.SIGINT)  # as Ctrl-C, which keeps what is finished
+    process.send_signal(signal.SIGTERM)  # as Ctrl-C, also where a script has Ctrl-C ignored
     try:
         process.wait(PATIENCE)
     except subprocess.TimeoutExpired:

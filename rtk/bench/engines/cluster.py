@@ -20,7 +20,6 @@ from ...progress import Progress
 from ..cells import Cell
 from ..store import Store
 from . import devices, tasks
-from .interruption import Interruption
 from .nodes import Nodes, connect, first_line
 from .work import PATIENCE, PAUSE, THREADS, Ended, arguments
 
@@ -69,7 +68,6 @@ class Cluster:
         self.tasks: dict[Any, _Job] = {}
         self.remote: dict[tuple[Callable[..., Any], bool], Any] = {}
         self.ray = connect(address or os.environ.get("RAY_ADDRESS") or "auto")
-        self.interruption = Interruption()
         try:
             self.nodes = Nodes(self.ray, progress)
             self.nodes.try_out(store, self.place)
@@ -86,7 +84,6 @@ class Cluster:
         self._finetune(job, hand_over=True)
 
     def ended(self) -> list[tuple[Cell, Ended]]:
-        self.interruption.check()
         self.nodes.look()
         if self.tasks:
             self.ray.wait([*self.tasks], num_returns=1, timeout=PAUSE)
@@ -107,7 +104,6 @@ class Cluster:
             self.ray.wait([*self.tasks], num_returns=len(self.tasks), timeout=PATIENCE + 1)
         self.tasks, self.jobs = {}, []
         self.ray.shutdown()
-        self.interruption.close()
 
     def _go_on(self, job: _Job, task: Any) -> None:
         """The next step of a cell, one of whose tasks has ended."""

@@ -75,7 +75,7 @@ class Work:
 
     def interrupt(self) -> None:
         """Ask it, and all that it has started, to end as Ctrl-C does."""
-        self._signal(signal.SIGINT)
+        self._signal(signal.SIGTERM)  # as Ctrl-C, also where a script has Ctrl-C ignored
 
     def close(self, patience: float = PATIENCE) -> None:
         """Wait for its end, and kill it when that takes longer than `patience` seconds."""
