@@ -14,7 +14,7 @@ import click
 
 from . import bench_site
 from .listing import in_terminal, print_rows, print_table
-from .options import Checked
+from .options import Checked, compared
 
 if TYPE_CHECKING:
     from ..bench.cells import Cell
@@ -130,13 +130,7 @@ def status(path: Path, out: Path | None) -> None:
 @command.command(name="table", cls=Checked)
 @_of_a_bench
 @_format
-@click.option("--baseline", metavar="NAME", help="Row to compare the others with; by default the spec's.")
-@click.option(
-    "--reported",
-    metavar="NAME",
-    multiple=True,
-    help="Published table, or JSON file of RobustBench, to show below; may be given several times.",
-)
+@compared
 @_many
 def table(path: Path, out: Path | None, form: Format, baseline: str | None, reported: tuple[str, ...]) -> None:
     """Print the tables of the cells that are done.

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from ..errors import BadValue
-from .options import Checked
+from .options import Checked, compared
 
 SPEC = "spec.toml"
 
@@ -23,13 +23,7 @@ SPEC = "spec.toml"
     show_default=True,
     help="Adversarial images of each row on the Pareto front, of 12 rows at most; 0 needs no network and no data.",
 )
-@click.option("--baseline", metavar="NAME", help="Row to compare the others with; by default the spec's.")
-@click.option(
-    "--reported",
-    metavar="NAME",
-    multiple=True,
-    help="Published table, or JSON file of RobustBench, to show below; may be given several times.",
-)
+@compared
 def command(path: Path, out: Path | None, examples: int, baseline: str | None, reported: tuple[str, ...]) -> None:
     """Write a benchmark as one web page that needs no server, no network and no other file.
 

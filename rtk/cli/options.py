@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import typing
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import zip_longest
 from pathlib import Path
+from typing import Any
 
 import click
 from pydantic.fields import FieldInfo
@@ -89,3 +90,15 @@ def chosen(arguments: Sequence[str], *names: str) -> str | None:
     """The last value of an option in a raw command line, or None."""
     found = values_of(arguments, names)
     return found[-1] if found else None
+
+
+def compared(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The options of a benchmark's tables: what rows are compared with, and what is shown below them."""
+    reported = click.option(
+        "--reported",
+        metavar="NAME",
+        multiple=True,
+        help="Published table, or JSON file of RobustBench, to show below; may be given several times.",
+    )
+    baseline = click.option("--baseline", metavar="NAME", help="Row to compare the others with; by default the spec's.")
+    return baseline(reported(function))
