@@ -57,6 +57,11 @@ def test_every_network_of_the_zoo_is_opened(name: str) -> None:
     assert sorted(found) == sorted(structure.parameters)
 
 
+def assert_same_logits(ours: torch.Tensor, theirs: torch.Tensor) -> None:
+    """But for the rounding of another memory layout."""
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
 def test_the_import_leaves_no_stand_in() -> None:
     code = "import sys, rtk.backbones.zoo as z; z.import_robustbench(); assert 'autoattack' not in sys.modules"
     subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True)
@@ -75,7 +80,7 @@ def test_its_own_loader_gives_the_same_network(
     ours = open_backbone(case.uri).model  # type: ignore[attr-defined]
     theirs = load_robustbench(name, dataset, norm, tmp_path)
     with torch.no_grad():
-        assert torch.equal(ours(images()), theirs(images()))
+        assert_same_logits(ours(images()), theirs(images()))
     assert capsys.readouterr().out == ""
 
 
@@ -95,7 +100,7 @@ def test_what_the_zoo_files_omit_or_add_is_tolerated(tmp_path: Path) -> None:
     state = {f"module.{name}": value for name, value in net.state_dict().items() if name not in ("mu", "sigma")}
     torch.save({**state, "module.model_preact_hl1.1.weight": torch.ones(3)}, path)
     with torch.no_grad():
-        assert torch.equal(open_backbone(PREACT.uri, weights=path).model(images()), net(images()))
+        assert_same_logits(open_backbone(PREACT.uri, weights=path).model(images()), net(images()))
     _, other = plant(RESNET, tmp_path)
     state = torch.load(other, weights_only=True)["state_dict"]
     torch.save({**state, "extra.weight": torch.ones(3)}, other)
@@ -109,7 +114,7 @@ def test_imagenet_files_lack_the_wrapper_of_the_network(tmp_path: Path) -> None:
     bare = {name.removeprefix("model."): value for name, value in net.state_dict().items() if "normalize" not in name}
     torch.save({"state_dict": {f"module.{name}": value for name, value in bare.items()}}, path)
     with torch.no_grad():
-        assert torch.equal(open_backbone(case.uri, weights=path).model(images(1, 224)), net(images(1, 224)))
+        assert_same_logits(open_backbone(case.uri, weights=path).model(images(1, 224)), net(images(1, 224)))
 
 
 def test_a_missing_checkpoint_is_named_with_the_command_that_fetches_it(

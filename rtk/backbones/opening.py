@@ -202,7 +202,18 @@ def _build(spec: Spec) -> Classifier:
         if not spec.get("head"):
             raise BadBackbone("The spec of a backbone lacks head, which a changed number of classes needs.")
         _replace_head(model, spec["head"], spec["classes"], 0)
+    model.channels_last = _runs(model)
     return model
+
+
+def _runs(model: Classifier) -> bool:
+    """Whether the forward pass takes the layout that is asked for; a view of activations, for one, does not."""
+    try:
+        with untouched(model), torch.no_grad():
+            model(_example(model))
+    except RuntimeError:
+        return False
+    return True
 
 
 def _load(
