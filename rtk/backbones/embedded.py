@@ -16,6 +16,7 @@ from .resnet import SmallResNet
 from .source import Source, Spec
 
 _ARCHITECTURES = {"small-resnet": SmallResNet}
+_SHAPE = ("widths", "depths")
 
 
 class EmbeddedSource(Source):
@@ -28,13 +29,15 @@ class EmbeddedSource(Source):
         facts = known[name]
         spec = {"family": "rtk", "name": name, "architecture": facts["architecture"]}
         spec |= {"native_classes": facts["classes"], "mean": facts["mean"], "std": facts["std"], "size": facts["size"]}
+        spec |= {key: facts[key] for key in _SHAPE if key in facts}
         return spec, threat_of(facts)
 
     def build(self, spec: Mapping[str, Any]) -> nn.Module:
         kind = spec.get("architecture", "")
         if kind not in _ARCHITECTURES:
             raise UnknownName("embedded architecture", kind, _ARCHITECTURES)
-        return _ARCHITECTURES[kind](classes=spec["native_classes"])
+        shape = {key: spec[key] for key in _SHAPE if key in spec}
+        return _ARCHITECTURES[kind](classes=spec["native_classes"], **shape)
 
     def locate(self, spec: Mapping[str, Any]) -> Path:
         name = spec["name"]

@@ -36,10 +36,11 @@ def _stage(channels_in: int, channels: int, stride: int, depth: int) -> nn.Seque
 
 
 class SmallResNet(nn.Module):
-    """Stem of stride 2, three stages of one block each, global average pooling, linear classifier.
+    """Stem of stride 2, three stages, global average pooling, linear classifier.
 
     Args:
         widths: channels of the stem and of the three stages; the defaults make 78,042 parameters.
+        depths: blocks of each stage.
         classes: outputs of the classifier `fc`.
         in_channels: channels of the images.
     """

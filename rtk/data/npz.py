@@ -12,6 +12,7 @@ import torch
 from ..errors import BadData
 from . import arrays
 from .arrays import Array
+from .catalogue import DatasetInfo
 from .dataset import Facts, SplitName
 from .split import ArrayPixels, Split
 
@@ -25,9 +26,12 @@ class NpzSource:
     Images are (N, H, W, C), (N, C, H, W) or (N, H, W), C 1 or 3, uint8 or float in [0, 1]; labels are integers
     0..C-1. Nothing is unpickled, so an untrusted file cannot run code, and an array that unpacks to far more than the
     file has is refused before memory is taken for it; see arrays.py.
+
+    Args:
+        info: the named data set that the file is said to hold; its number of classes is checked.
     """
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, info: DatasetInfo | None = None):
         self._path = path
         self._members = self._names()
         missing = [name for name in REQUIRED if name not in self._members]
@@ -51,7 +55,9 @@ class NpzSource:
             )
         shape, _ = self._header("x_train")
         height, width = self._layout("x_train", shape)[1:]
-        self.facts = Facts(path.stem, classes, names, (3, height, width), "crop")
+        if info is not None and info.classes != classes:
+            raise self._bad(f"holds {classes} classes (needed: the {info.classes} of {info.name})")
+        self.facts = Facts(path.stem, classes, names, (3, height, width), info.augment if info else "crop")
 
     def read(self, which: SplitName) -> Split:
         x, y = f"x_{which}", f"y_{which}"

@@ -32,7 +32,8 @@ def open_dataset(
 
     Args:
         uri: a name of `list_datasets()`, `npz:FILE` or `folder:PATH`.
-        root: folder of the data sets that have to be downloaded; default $RTK_DATA or ~/.cache/rtk/data.
+        root: folder of the data sets that have to be downloaded; default $RTK_DATA or ~/.cache/rtk/data. A data set
+            NAME lies there as torchvision stores it, or as NAME.npz with the arrays of `npz:FILE`.
         image_size: height and width in pixels; only for data sets that are decoded from image files.
         val_fraction: share of the training split that becomes `val`, above 0 and below 1. Not used by data sets that
             have a validation split of their own.
@@ -81,6 +82,11 @@ def _by_name(info: DatasetInfo, root: Path, image_size: int | None) -> Source:
         from .embedded_source import EmbeddedSource
 
         return EmbeddedSource(info)
+    archive = root / f"{info.name}.npz"
+    if archive.is_file():
+        from .npz import NpzSource
+
+        return NpzSource(archive, info)
     from .vision import VisionSource
 
     return VisionSource(info, root, image_size)
