@@ -1,8 +1,10 @@
-"""Make the embedded backbone `rtk:fashion-resnet` from a finished run of adversarial training on the embedded data.
+"""Make an embedded backbone `rtk:NAME` from a finished run of adversarial training from nothing.
 
     rtk finetune --strategy at --backbone rtk:fashion-resnet --weights random --dataset fashion --epochs 12 --lr 0.1 \
-        --weight-decay 5e-4 --schedule cosine --warmup 1 --attack-steps 5 --out RUN
+        --weight-decay 5e-4 --schedule cosine --warmup 1 --attack-steps 5 --precision float32 --out RUN
     python benchmarks/embedded_backbone.py RUN
+
+The name is that of the run's backbone. README.md has the command of each of them.
 """
 
 from __future__ import annotations
@@ -14,8 +16,8 @@ from pathlib import Path
 
 from rtk import files, results
 
+KEYS = ("architecture", "widths", "depths", "classes", "mean", "std", "size")
 ASSETS = Path(__file__).parent.parent / "rtk" / "assets"
-NAME = "fashion-resnet"
 
 
 def main() -> None:
@@ -24,18 +26,19 @@ def main() -> None:
     parser.add_argument("run", type=Path, help="directory of the finished run")
     run = parser.parse_args().run
     result = results.read(run / "result.json")
-    weights = ASSETS / f"{NAME}.safetensors"
+    name = result.backbone["uri"].removeprefix("rtk:")
+    weights = ASSETS / f"{name}.safetensors"
     shutil.copyfile(run / "model.safetensors", weights)
     spec = files.read_json(run / "backbone.json")["spec"]
     description = {
-        **{key: spec[key] for key in ("architecture", "classes", "mean", "std", "size")},
+        **{key: spec[key] for key in KEYS if key in spec},
         "threat": result.threat,
         "dataset": result.dataset["uri"],
         "sha256": files.sha256(weights),
         "licence": "MIT",
         "recipe": {"strategy": result.strategy["name"], "seed": result.seed, **result.strategy["config"]},
     }
-    files.write_json(ASSETS / f"{NAME}.json", description)
+    files.write_json(ASSETS / f"{name}.json", description)
     print(json.dumps(description, indent=2))
 
 
