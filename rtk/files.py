@@ -8,23 +8,32 @@ import io
 import json
 import os
 import secrets
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any
 
 from .errors import BadData, RunFailed
 
+FULL, REFUSED = "Disk full", "Cannot write"
+"""How messages begin that are the file system's fault: whatever else is written there will end alike."""
+
+GONE = "was deleted or replaced while it was in use"
+
 
 def write(path: Path, fill: Callable[[IO[bytes]], object]) -> None:
     """Let `fill` write into a temporary file beside `path`, flush it to disk, and put it in place in one step.
 
     Raises:
-        RunFailed: the disk is full or the folder cannot be written; an earlier version of `path` is untouched.
+        RunFailed: the disk is full or the folder cannot be written; an earlier version of `path` is untouched. Or the
+            folder is one that is held, and is held no more; see `holding`.
     """
+    _check(path)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         try:
             _write_new(temporary, fill)
             temporary.replace(path)
@@ -50,17 +59,58 @@ def _write_new(path: Path, fill: Callable[[IO[bytes]], object]) -> None:
         raise
 
 
+def write_bytes(path: Path, data: bytes) -> None:
+    """`write` what is in memory already."""
+    write(path, lambda file: file.write(data))
+
+
+class _Unwritten(OSError):
+    """A file that could not be written; `needed` are the bytes that it has at least."""
+
+    needed: int
+
+
 class _File(io.FileIO):
     """A file that remembers why it could not be written."""
 
-    problem: OSError | None = None
+    problem: _Unwritten | None = None
 
     def write(self, data: Any, /) -> int:
         try:
             return super().write(data)
         except OSError as problem:
-            self.problem = problem
-            raise
+            self.problem = _Unwritten(problem.errno, problem.strerror)
+            self.problem.needed = self.tell() + len(data)
+            raise self.problem from None
+
+
+def append(path: Path, line: str) -> None:
+    """Add a line to a log, all of it or nothing; a power loss can take the last lines, by which nothing is decided.
+
+    Raises:
+        RunFailed: as `write`.
+    """
+    _check(path)
+    data = f"{line}\n".encode()
+    try:
+        with path.open("ab", buffering=0) as file:
+            before = file.tell()
+            try:
+                if file.write(data) < len(data):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            except OSError:
+                file.truncate(before)
+                raise
+    except OSError as problem:
+        raise write_error(path, problem) from problem
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it where they are missing, so that a power loss forgets none of them."""
+    missing = [each for each in (folder, *folder.parents) if not each.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for each in reversed(missing):
+        _sync_folder(each.parent)
 
 
 def is_leftover(path: Path) -> bool:
@@ -72,16 +122,88 @@ def is_leftover(path: Path) -> bool:
 def write_error(path: Path, problem: OSError) -> RunFailed:
     """What to tell the user when `path` could not be written."""
     if problem.errno in (errno.ENOSPC, errno.EDQUOT):
-        return RunFailed(
-            f"Disk full while writing {path}; what was finished is kept.", "free space, then the same command"
-        )
-    return RunFailed(f"Cannot write {path}: {problem.strerror or problem}.", "--out DIR with a folder you can write to")
+        space = _space(path, getattr(problem, "needed", None))
+        message = f"{FULL} while writing {path}; what was finished is kept."
+        return RunFailed(message, f"free space{space}, then the same command")
+    return RunFailed(f"{REFUSED} {path}: {problem.strerror or problem}.", "--out DIR with a folder you can write to")
+
+
+def _space(path: Path, needed: int | None) -> str:
+    """What a file needs and what its disk has, in brackets."""
+    said = [f"{size(needed)} or more are needed"] if needed else []
+    try:
+        place = next(each for each in path.absolute().parents if each.exists())
+        said.append(f"{size(shutil.disk_usage(place).free)} are free in {place}")
+    except OSError:
+        pass
+    return f" ({', '.join(said)})" if said else ""
+
+
+def size(count: int) -> str:
+    """Bytes, in the unit that suits them."""
+    for unit, name in ((2**30, "GiB"), (2**20, "MiB")):
+        if count >= unit:
+            return f"{count / unit:.1f} {name}"
+    return f"{count / 2**10:.0f} KiB"
+
+
+_held: dict[Path, frozenset[str]] = {}
+"""Lock files of the folders that this process works in, and what tells them from others of the same name."""
+
+
+@contextmanager
+def holding(lock: Path) -> Iterator[None]:
+    """Work in the folder of `lock`, which is locked: in the block nothing is written there once that file has gone.
+
+    Else a folder that was deleted would come to life again as half a run, and one that another process has begun
+    anew would be written by two.
+    """
+    _held[lock] = _marks(lock)
+    try:
+        yield
+    finally:
+        del _held[lock]
+
+
+def held() -> Mapping[Path, frozenset[str]]:
+    """What this process holds, for `hold` in another that works for it."""
+    return dict(_held)
+
+
+def hold(locks: Mapping[Path, frozenset[str]]) -> None:
+    """Hold what another process holds, until this one ends."""
+    _held.update(locks)
+
+
+def is_held(lock: Path) -> bool:
+    """Whether a lock file that is held is there still, and no other."""
+    try:
+        return bool(_held.get(lock, frozenset()) & _marks(lock))
+    except OSError:
+        return False
+
+
+def _marks(lock: Path) -> frozenset[str]:
+    # either will do: some network file systems number a file anew, and some versions of filelock empty it
+    state = lock.stat()
+    return frozenset({f"{state.st_dev}:{state.st_ino}", lock.read_bytes()[:300].decode(errors="replace")} - {""})
+
+
+def gone(folder: Path) -> RunFailed:
+    """What to tell the user when a folder is held no more."""
+    return RunFailed(f"{folder} {GONE}.", "the same command goes on with what is left")
+
+
+def _check(path: Path) -> None:
+    for lock in _held:
+        if path.is_relative_to(lock.parent) and not is_held(lock):
+            raise gone(lock.parent)
 
 
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as indented JSON; NaN is refused, since JSON has none."""
     text = json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
-    write(path, lambda file: file.write(text.encode()))
+    write_bytes(path, text.encode())
 
 
 def read_json(path: Path) -> Any:

@@ -137,13 +137,8 @@ class LogFile:
 
     @hookimpl
     def rtk_event(self, run: RunInfo, event: str, values: dict[str, Any]) -> None:
-        path = run.directory / "log.jsonl"
         line = {"time": round(time.time(), 3), "event": event, **values}
-        try:
-            with path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line, allow_nan=False) + "\n")
-        except OSError as problem:
-            raise files.write_error(path, problem) from problem
+        files.append(run.directory / "log.jsonl", json.dumps(line, allow_nan=False))
 
 
 class Display:

@@ -25,9 +25,11 @@ evaluation.json    written last
 
 from __future__ import annotations
 
+import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,10 +37,13 @@ from typing import Any
 import filelock
 
 from . import files
-from .errors import BadBackbone, BadData, RequestError, RunExists
+from .errors import BadBackbone, BadData, RequestError, RunExists, RunFailed
 
 CONFIG, RESULT, LOCK = "config.json", "result.json", ".lock"
 IN_USE = "is in use by another process"
+LOOK = 0.2
+"""Seconds for which others may hold a lock to see whether it is held."""
+
 FILES = (CONFIG, "environment.json", "log.jsonl", "report.json", "backbone.json", "model.safetensors", RESULT)
 FOLDERS = ("work", "source", "evaluation", "pictures", "tensorboard")
 
@@ -51,11 +56,13 @@ class Layout:
         keys: what config.json has at least, by which the folder is known.
         files: all of them, config.json first and the result last.
         folders: beside them.
+        work: those of both that were computed.
     """
 
     keys: frozenset[str]
     files: tuple[str, ...]
     folders: tuple[str, ...]
+    work: tuple[str, ...]
 
     @property
     def result(self) -> str:
@@ -68,11 +75,12 @@ class Layout:
         return (*self.files[1:], *self.folders)
 
 
-RUN = Layout(frozenset({"strategy", "config", "options"}), FILES, FOLDERS)
+RUN = Layout(frozenset({"strategy", "config", "options"}), FILES, FOLDERS, ("work", "model.safetensors", "evaluation"))
 EVALUATION = Layout(
     frozenset({"evaluate", "options"}),
     (CONFIG, "environment.json", "robustbench.json", "evaluation.json"),
     ("network", "verdicts", "examples", "pictures"),
+    ("verdicts", "examples"),
 )
 
 
@@ -80,14 +88,14 @@ EVALUATION = Layout(
 def claim(directory: Path, config: Mapping[str, Any], layout: Layout = RUN, *, force: bool = False) -> Iterator[None]:
     """Hold `directory` for this process; it is new, or holds an unfinished run with the same `config`.
 
-    A new folder is deleted again when the request turns out to be wrong, since nothing was started in it.
+    A new folder is deleted again when the request turns out to be wrong before anything was computed.
 
     Args:
         force: delete the run that is there; anything that is no run of rtk is never deleted.
 
     Raises:
         RunExists: in use, finished, a run with other settings, no run at all, or no folder.
-        RunFailed: the folder cannot be written.
+        RunFailed: the folder cannot be written, or was taken away.
     """
     _admit(directory, config, layout, force)  # first without the lock: a folder that is left alone gets not even that
     made = not directory.exists()
@@ -97,32 +105,58 @@ def claim(directory: Path, config: Mapping[str, Any], layout: Layout = RUN, *, f
         fresh = not any((directory / name).exists() for name in layout.all)
         try:
             yield
-        except RequestError:
-            if fresh:
+        except Exception as problem:
+            if not files.is_held(directory / LOCK):
+                raise files.gone(directory) from problem  # whatever went wrong: nothing there is ours any more
+            if isinstance(problem, OSError):  # such as a file of ours that was deleted
+                named = f": {problem.filename}" if problem.filename else ""
+                said = f"{problem.strerror or problem}{named}; what was finished is kept."
+                raise RunFailed(said, "the same command goes on with what is left") from problem
+            computed = any((directory / name).exists() for name in layout.work)
+            if isinstance(problem, RequestError) and fresh and not computed:
                 clear(directory, layout)
                 if made:
                     _remove_empty(directory)
             raise
+        if not files.is_held(directory / LOCK):
+            raise files.gone(directory)
 
 
 @contextmanager
 def _locked(directory: Path) -> Iterator[None]:
-    lock = filelock.FileLock(directory / LOCK)
+    path = directory / LOCK
+    lock = filelock.FileLock(path)
     try:
-        directory.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=0)
+        files.make_folder(directory)
+        lock.acquire(timeout=LOOK, poll_interval=LOOK / 4)
     except filelock.Timeout:
-        raise RunExists(f"{directory} {IN_USE}.", "--out ANOTHER_DIR") from None
+        raise RunExists(f"{directory} {IN_USE}{holder(directory)}.", "--out ANOTHER_DIR") from None
     except (FileExistsError, NotADirectoryError):
         raise RunExists(f"{directory} is a file, or lies in one; a folder is needed.", "--out ANOTHER_DIR") from None
     except OSError as problem:
         raise files.write_error(directory, problem) from None
     try:
-        yield
+        with suppress(OSError):  # a courtesy: not by `files.write`, which would put another file in its place
+            path.write_text(f"{os.getpid()} on {os.uname().nodename}\n", encoding="utf-8")
+        with files.holding(path):
+            try:
+                yield
+            finally:
+                # while it is still held: whoever opened the file meanwhile finds it unlinked and tries again
+                if files.is_held(path):
+                    path.unlink(missing_ok=True)
     finally:
-        # while it is still held: whoever opened the file meanwhile finds it unlinked and tries again
-        (directory / LOCK).unlink(missing_ok=True)
         lock.release()
+
+
+def holder(directory: Path) -> str:
+    """Who works in a folder, as the end of a sentence; nothing where that is not known."""
+    try:
+        with (directory / LOCK).open(encoding="utf-8", errors="replace") as file:
+            said = file.read(300).strip()
+    except OSError:
+        return ""
+    return f" (process {said})" if re.fullmatch(r"\d+ on [\w.-]+", said) else ""
 
 
 def _admit(directory: Path, config: Mapping[str, Any], layout: Layout, force: bool) -> None:

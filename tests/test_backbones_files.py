@@ -153,6 +153,7 @@ def test_bad_files_are_refused_in_one_line(name: str, message: str, state: dict[
         ("timm:", BadBackbone, "name is missing"),
         ("timm:resnet118", UnknownName, "Unknown timm model 'resnet118'. Did you mean 'resnet"),
         ("timm:resnet18.a1_in2k", UnknownName, "Did you mean 'a1_in1k'"),
+        ("timm:resnet18.", UnknownName, "Unknown weights of timm:resnet18 ''"),
         ("torchvision:resnt18", UnknownName, "Did you mean 'resnet18'"),
         ("torchvision:squeezenet1_0", BadBackbone, "No classifier was found"),
         ("rtk:fashion", UnknownName, "Did you mean 'fashion-resnet'"),

@@ -218,17 +218,25 @@ def test_ctrl_c_ends_the_cells_and_the_same_command_goes_on(held: tuple[Folder, 
     assert folder.rtk("run")[0] == 0 and folder.states() == ["done"]
 
 
-def test_what_a_killed_benchmark_left_at_work_is_waited_for(held: tuple[Folder, subprocess.Popen[str]]) -> None:
+def test_a_killed_benchmark_takes_its_cells_with_it(held: tuple[Folder, subprocess.Popen[str]]) -> None:
     folder, process = held
     process.kill()
     process.wait()
+    until(lambda: folder.states() == ["waiting"], 30)
+    assert "was interrupted; what it has finished is kept" in folder.look("status")[0]
+    (folder.path / "hold").unlink()
+    assert folder.rtk("run")[0] == 0 and folder.states() == ["done"]
+
+
+def test_a_cell_that_another_command_works_on_is_waited_for(held: tuple[Folder, subprocess.Popen[str]]) -> None:
+    folder, _ = held
     assert folder.states() == ["running"]
     again = folder.start("run")
     time.sleep(5)  # enough to look at the cell
     assert again.poll() is None and folder.results() == {}
     (folder.path / "hold").unlink()
     _, err = again.communicate(timeout=120)
-    assert again.returncode == 0 and err.count("done, ") == 1, err
+    assert again.returncode == 0 and "another process works on it (process " in err and "done, before" in err, err
     assert folder.states() == ["done"]
 
 

@@ -269,7 +269,7 @@ ALLOWED = {
     ("rtk/backbones/pickled.py", "torch.load"),
     # with weights_only=True, checkpoints of rtk itself
     ("rtk/run.py", "torch.load"),
-    ("rtk/train.py", "torch.load"),
+    ("rtk/checkpoint.py", "torch.load"),
     # with allow_pickle=False
     ("rtk/data/arrays.py", "np.load"),
     ("rtk/data/arrays.py", "np.lib.format.read_array"),

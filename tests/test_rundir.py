@@ -100,7 +100,7 @@ def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:
         assert process.stdout is not None and process.stdin is not None
         assert process.stdout.readline() == "held\n"
         for force in (False, True):
-            with pytest.raises(RunExists, match=r"is in use by another process. Try: --out ANOTHER_DIR"):
+            with pytest.raises(RunExists, match=rf"is in use by another process \(process {process.pid} on \S+\)\. "):
                 finish(tmp_path, force=force)
         process.stdin.close()
         assert process.wait() == 0

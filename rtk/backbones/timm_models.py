@@ -60,11 +60,11 @@ class TimmSource(Source):
 def _config(name: str) -> dict[str, Any]:
     """timm's record of a pre-trained model; UnknownName when there is no such model or no such set of weights."""
     timm = need("timm", "timm")
-    architecture, _, tag = name.partition(".")
+    architecture, dot, tag = name.partition(".")
     if not timm.is_model(architecture):
         raise UnknownName("timm model", architecture, timm.list_models())
     tags = [each.partition(".")[2] for each in timm.list_models(f"{architecture}.*", pretrained=True)]
-    if tag and tag not in tags:
+    if dot and tag not in tags:
         raise UnknownName(f"weights of timm:{architecture}", tag, tags)
     config = need("timm.models", "timm").get_pretrained_cfg(name, allow_unregistered=True)
     return {} if config is None else config.to_dict()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import stat
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from .. import files
 from ..errors import BadBackbone
 from .pickled import line, load
 
@@ -80,13 +80,10 @@ def _fault(tensor: Tensor) -> str | None:
 
 
 def write_state(path: str | Path, state: Mapping[str, Tensor]) -> None:
-    """Write a state dict as safetensors, atomically, so that a killed process leaves the old file or the new one."""
-    path = Path(path)
+    """Write a state dict as safetensors, in one step."""
     # Copies: safetensors refuses strided (channels_last) tensors and tensors that share memory.
-    plain = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in state.items()}
-    partial = path.with_name(f"{path.name}.{os.getpid()}.part")
-    partial.write_bytes(save(plain))  # save_file would make it unreadable for other users, whatever the umask
-    partial.replace(path)
+    plain = save({name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in state.items()})
+    files.write_bytes(Path(path), plain)
 
 
 def hash_state(state: Mapping[str, Tensor]) -> str:

@@ -83,7 +83,7 @@ def _write(path: Path, said: dict[str, Said], stamps: dict[str, tuple[int, int]]
         runs[name] = [*stamps[name], content]
     whole = {"form": [FORM, results.SCHEMA_VERSION], "shared": shared, "runs": runs}
     text = json.dumps(whole, ensure_ascii=False, separators=(",", ":"))
-    files.write(path, lambda file: file.write(text.encode()))
+    files.write_bytes(path, text.encode())
 
 
 def _packed(record: Record, shared: _Shared) -> list[Any]:

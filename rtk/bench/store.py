@@ -10,6 +10,7 @@ index.json                     what the results say; may be deleted, see rtk/ben
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -28,6 +29,8 @@ from .index import Index
 from .records import Record
 
 State = Literal["done", "running", "failed", "waiting"]
+LEFT = 3600.0
+"""Seconds for which nobody writes a file; a clock may jump meanwhile, but hardly by so much while one is written."""
 
 
 @dataclass(frozen=True)
@@ -126,13 +129,20 @@ class Store:
         path = self.root / "cells" / f"{cell.name}.toml"
         # a JSON text, number, boolean or list of them is TOML too
         lines = [f"{key} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in options.items()]
-        files.write(path, lambda file: file.write("".join(lines).encode()))
+        files.write_bytes(path, "".join(lines).encode())
         return path
 
     def keep_spec(self, spec: Path) -> None:
         """Copy the spec, so that the folder tells what it is."""
-        text = spec.expanduser().read_bytes()
-        files.write(self.root / "spec.toml", lambda file: file.write(text))
+        files.write_bytes(self.root / "spec.toml", spec.expanduser().read_bytes())
+
+    def sweep(self) -> None:
+        """Delete what killed processes left half written beside the run directories; see rtk/rundir.py for these."""
+        for folder in (self.root, self.root / "cells", self.root / "failures"):
+            for path in filter(files.is_leftover, folder.glob(".*")):
+                with suppress(OSError):  # another process may be at work here: what is new is left alone
+                    if abs(time.time() - path.stat().st_mtime) > LEFT:
+                        path.unlink()
 
     def stale(self, cells: Iterable[Cell]) -> list[Path]:
         """Run directories that no cell of the spec names any more, sorted; they are never deleted."""

@@ -84,7 +84,7 @@ _format = click.option(
 def run(path: Path, out: Path | None, engine: str, address: str | None, jobs: int | None, retry: bool) -> None:
     """Run the cells that have no result yet, then print the table.
 
-    Whenever it stops, the same command goes on. Exit code 1 when a cell failed.
+    Whenever it stops, the same command goes on. Exit code 1 when a cell has no result.
     """
     from ..bench import engines
     from .display import live
@@ -94,9 +94,9 @@ def run(path: Path, out: Path | None, engine: str, address: str | None, jobs: in
     with live() as progress:
         engines.run(cells, store, progress, engine=engine, address=address, jobs=jobs, retry=retry)
     _print_tables(spec, cells, store, "text")
-    failed = _report_failures(cells, store)
+    _report_failures(cells, store)
     click.echo(f"Benchmark: {store.root}")
-    if failed:
+    if any(store.state(cell) != "done" for cell in cells):
         sys.exit(1)
 
 
@@ -196,10 +196,9 @@ def _why(store: Store, cell: Cell, state: State) -> str:
     return "was interrupted; what it has finished is kept" if state == "waiting" and store.begun(cell) else ""
 
 
-def _report_failures(cells: list[Cell], store: Store) -> int:
+def _report_failures(cells: list[Cell], store: Store) -> None:
     failed = [cell for cell in cells if store.state(cell) == "failed"]
     for cell in failed:
         click.echo(f"failed: {cell}: {store.failure(cell).reason}")
     if failed:
         click.echo("rtk bench run SPEC --retry tries them again.")
-    return len(failed)

@@ -49,8 +49,9 @@ def supervise(typed: list[str], plugin: Plugin, time_limit: float | None, made: 
             f"{plugin}: was stopped at the time limit of {time_limit:g} s; what was finished is kept.",
             "the same command with a larger --time-limit goes on from there",
         ) from None
-    except KeyboardInterrupt:  # the other process has had it too, and says what is kept
-        return process.wait()
+    except KeyboardInterrupt:  # a terminal tells the other process too, others tell this one alone
+        process.send_signal(signal.SIGTERM)
+        return process.wait()  # it says what is kept
     if code < 0:
         name = signal.Signals(-code).name
         why = ", perhaps for want of memory" if name == "SIGKILL" else ""

@@ -8,7 +8,7 @@ import queue
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from .. import costs
+from .. import costs, files
 from ..errors import RunFailed
 from ..progress import Progress
 from ..suite import Item
@@ -79,9 +79,10 @@ _ticks: Any = None
 """In a worker: the queue on which it tells how much work is done."""
 
 
-def _start_worker(ticks: Any) -> None:
+def _start_worker(ticks: Any, held: Mapping[Path, frozenset[str]]) -> None:
     global _ticks
     _ticks = ticks
+    files.hold(held)
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends a worker without a traceback; its chunk is not written
     torch.set_num_threads(1)
     threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -113,7 +114,7 @@ def _work_in_worker(subject: Subject, chunk: Chunk) -> None:
 def _in_processes(processes: int, jobs: list[Job], tick: Tick) -> None:
     context = multiprocessing.get_context("spawn")
     ticks = context.Queue()
-    pool = ProcessPoolExecutor(processes, context, _start_worker, (ticks,))
+    pool = ProcessPoolExecutor(processes, context, _start_worker, (ticks, files.held()))
     try:
         futures: set[Future[None]] = {pool.submit(_work_in_worker, *job) for job in jobs}
         while futures:

@@ -8,6 +8,7 @@ from importlib import metadata, resources
 from pathlib import Path
 from string import Template
 
+from .. import files
 from ..errors import BadValue
 from ..registry import Registry
 
@@ -52,8 +53,7 @@ def create(name: str, parent: Path) -> Path:
         raise BadValue(f"{folder}: is there already, and is not overwritten.", f"rtk plugins new {name} --path DIR")
     for place, template in FILES.items():
         path = folder / Template(place).substitute(names)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(render(template, name), encoding="utf-8")
+        files.write_bytes(path, render(template, name).encode())
     return folder
 
 

@@ -14,8 +14,8 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Protocol
 
-from ... import rundir
-from ...errors import BadValue, Interrupted
+from ... import files, rundir
+from ...errors import BadValue, Interrupted, RunFailed
 from ...progress import Progress
 from ..cells import Cell
 from ..store import Failure, Store
@@ -63,11 +63,13 @@ def run(
 
     Raises:
         BadValue: there is no such cluster, its nodes cannot work on these cells, or an address without a cluster.
+        RunFailed: the disk is full or cannot be written, which is no cell's failure; what was finished is kept.
         Interrupted: Ctrl-C; the processes have ended and what they finished is kept.
     """
     if address is not None and engine != "ray":
         raise BadValue(f"--address {address}: the engine '{engine}' has none.", "--engine ray")
     cells = list(cells)
+    store.sweep()
     bench = _Bench(cells, store, progress, retry)
     if not bench.waiting:
         return
@@ -94,6 +96,7 @@ class _Bench:
         self.store, self.progress, self.total = store, progress, len(cells)
         self.waiting: deque[Cell] = deque()
         self.begun: dict[str, float] = {}
+        self.elsewhere: set[str] = set()
         self.reported = 0
         self.bar = progress.stage("cells", self.total)
         for cell in cells:
@@ -121,6 +124,10 @@ class _Bench:
             self._report(cell)
         elif state == "running":  # by another process
             self.waiting.append(cell)
+            if cell.key not in self.elsewhere:
+                self.elsewhere.add(cell.key)
+                who = rundir.holder(self.store.directory(cell))
+                self.progress.say(f"{cell}: another process works on it{who}, and is waited for")
         else:
             self.begun[cell.key] = time.monotonic()
             engine.begin(cell)
@@ -128,21 +135,27 @@ class _Bench:
     def _ended(self, cell: Cell, ended: Ended) -> None:
         begun = self.begun.pop(cell.key)
         done = self.store.state(cell) == "done"
-        if not done and rundir.IN_USE in ended.reason:  # it found another process at work there
+        if not done and any(found in ended.reason for found in (rundir.IN_USE, files.GONE)):
             self.waiting.append(cell)
             return
-        if not done:
+        if not done and ended.reason.startswith((files.FULL, files.REFUSED)):
+            message, _, hint = ended.reason.partition(" Try: ")
+            raise RunFailed(message, hint or None)
+        if not done and ended.code != Interrupted.exit_code:
             now = datetime.now(UTC).isoformat(timespec="seconds")
             self.store.fail(cell, Failure(ended.reason, ended.code, now, str(cell.request.plugin)))
         self._report(cell, time.monotonic() - begun)
 
     def _report(self, cell: Cell, seconds: float | None = None) -> None:
-        """One line about a cell that is done or has failed."""
+        """One line about a cell that is done, has failed, or was interrupted by somebody else."""
         self.reported += 1
         took = "before" if seconds is None else f"{seconds:.0f} s"
         line = f"[{self.reported}/{self.total}] {cell}: "
-        if self.store.state(cell) == "done":
+        state = self.store.state(cell)
+        if state == "done":
             self.progress.say(f"{line}done, {took}")
-        else:
+        elif state == "failed":
             self.progress.say(f"{line}failed, {took}: {self.store.failure(cell).reason}")
+        else:
+            self.progress.say(f"{line}interrupted, {took}; the same command goes on with it")
         self.bar.advance()

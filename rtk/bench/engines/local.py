@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ...cli import leash
 from ...progress import Progress
 from ..cells import Cell
 from ..store import Store
@@ -39,6 +40,7 @@ class Local:
         self.devices = devices.visible() if any(map(devices.takes_one, cells)) else []
         self.jobs = jobs or len(self.devices) or max(1, cores() // 2)
         self.busy: list[_Busy] = []
+        self.leash = [*os.pipe()]  # the kernel closes it when this process is killed, which ends the cells
 
     def room(self) -> bool:
         return len(self.busy) < self.jobs
@@ -48,7 +50,8 @@ class Local:
         if self.devices and devices.takes_one(cell):
             device = devices.freest(self.devices, [busy.device for busy in self.busy])
         typed = arguments(self.store, cell, max(1, cores() // self.jobs))
-        self.busy.append(_Busy(cell, Work(typed, {devices.VISIBLE: device} if device else {}), device))
+        visible = {devices.VISIBLE: device} if device else {}
+        self.busy.append(_Busy(cell, Work(typed, {leash.HELD: "1", **visible}, self.leash[0]), device))
 
     def ended(self) -> list[tuple[Cell, Ended]]:
         time.sleep(PAUSE)
@@ -61,3 +64,5 @@ class Local:
     def stop(self) -> None:
         end_all([busy.work for busy in self.busy])
         self.busy = []
+        while self.leash:
+            os.close(self.leash.pop())
