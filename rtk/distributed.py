@@ -28,7 +28,7 @@ from .whole_batch import WholeBatch
 
 if TYPE_CHECKING:
     from .processes import Objective
-    from .train import Loss, Step
+    from .steps import Loss, Step
 
 Value = TypeVar("Value")
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from typing import Literal
 
 from torch import nn
-from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
 from .errors import BadValue
 
@@ -27,6 +27,10 @@ class Freeze:
         statistics: "update" lets normalisation layers normalise by the batch and move their running statistics;
             "keep" makes them use, and leave alone, the stored ones. Names of modules update what lies in those.
         mode: "train" or "eval" for every other module (dropout, stochastic depth).
+
+    Attributes:
+        moving: names of the layers that move running statistics.
+        by_batch: whether images of a mini-batch feel each other, through statistics that are taken over it.
 
     Raises:
         BadValue: a name that is not a parameter of `model`, or nothing to train.
@@ -54,6 +58,8 @@ class Freeze:
             for name, module in model.named_modules()
             if isinstance(module, _NormBase) and module.track_running_stats and _moves(native(name), statistics)
         }
+        layers = (module for module in model.modules() if isinstance(module, _BatchNorm))
+        self.by_batch = bool(self.moving) or any(not layer.track_running_stats for layer in layers)
 
     def parameters(self) -> list[nn.Parameter]:
         """The parameters that move, in the network's order; only these belong into an optimiser."""

@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from . import costs, environment, files, processes, results, rundir
+from . import costs, environment, files, precision, processes, results, rundir
 from .backbones import Backbone, Classifier, hash_state, open_backbone
 from .data import Dataset, open_dataset
 from .errors import Interrupted, PluginError, RtkError
@@ -30,6 +30,7 @@ from .evaluation import (
     row_of,
     save_network,
 )
+from .memory import ran_out
 from .observers import Display, LogFile, Observers, RunInfo
 from .progress import Progress, Silent
 from .registry import observer
@@ -38,6 +39,10 @@ from .results import Result, Row
 from .run import Origin, Run
 from .seeds import derive
 from .threat import Threat
+
+COST = "work/cost.json"
+TUNED = (COST, "report.json", "backbone.json", "model.safetensors")
+"""What fine-tuning leaves; where one of them is missing it is done again, from the checkpoints that are there."""
 
 
 def finetune(
@@ -70,6 +75,7 @@ class Host:
         self.request = request
         self.directory = request.directory
         self.device = environment.device(options.device)
+        self.precision = precision.choose(options.precision, self.device)
         environment.make_deterministic()
         self.data = open_dataset(request.dataset, root=options.data_root, image_size=options.image_size)
         self.backbone = _open_backbone(request, self.data)
@@ -93,10 +99,12 @@ class Host:
                 group.shared(lambda: self._begin(here))
                 cost = self._finetuned()
                 return group.shared(lambda: self._finish(cost, command))
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as stop:
             self.observers.failed("interrupted")
+            at = f" at {stop}" if str(stop) else ""
             raise Interrupted(
-                f"Interrupted; what was finished is kept in {self.directory}.", "the same command goes on from there"
+                f"Interrupted{at}; what was finished is kept in {self.directory}.",
+                "the same command goes on from there",
             ) from None
         except RtkError as problem:
             self.observers.failed(problem.message)
@@ -142,15 +150,16 @@ class Host:
         return {
             "rtk": environment.version(),
             "strategy_source": self.request.source_sha256,
+            "precision": self.precision.precision,
             "weights": hash_state(self.backbone.model.native_state()),
             **{name: self.data.split(name).sha256 for name in ("train", "val")},
         }
 
     def _finetuned(self) -> costs.Cost:
         """Have the fine-tuned weights on disk; what they have cost, also where an earlier process made them."""
-        group, kept = processes.current(), self.directory / "work" / "cost.json"
-        if group.told((self.directory / "model.safetensors").exists()):
-            return costs.Cost(**files.read_json(kept)) if kept.exists() else costs.Cost(0.0, 0.0, 0, 0)
+        group, kept, report = processes.current(), self.directory / COST, self.directory / "report.json"
+        if group.told(all((self.directory / name).exists() for name in TUNED)):
+            return costs.Cost(**files.read_json(kept))
         begun, cpu = time.monotonic(), costs.cpu_seconds()
         tuned = self._tune()
         spent = group.sum(costs.cpu_seconds() - cpu)
@@ -158,6 +167,8 @@ class Host:
 
         def keep() -> None:
             files.write_json(kept, asdict(cost))
+            if not report.exists():
+                files.write_json(report, {})
             save_network(self.directory, self.backbone, tuned)
 
         group.shared(keep)
@@ -179,6 +190,8 @@ class Host:
             raise
         except Exception as problem:
             own = PluginError(f"{plugin}: {type(problem).__name__}: {problem}", "--traceback shows where")
+            if ran_out(problem):
+                own.hint = "free memory, or --device with more of it"
             raise processes.current().blame(problem) or own from problem
         if hash_state(source.native_state()) != before:
             raise PluginError(f"{plugin}: wrote over run.source, which must stay as it was.")
@@ -199,6 +212,7 @@ class Host:
             directory=self.directory,
             progress=self.observers,
             origin=_origin(self.request.options.backbone),
+            precision=self.precision,
         )
 
     def _accept(self, tuned: object) -> Classifier:
@@ -246,7 +260,6 @@ class Host:
         )
 
     def _result(self, rows: list[Row], seconds: dict[str, float], memory: dict[str, int], command: list[str]) -> Result:
-        report = self.directory / "report.json"
         return Result(
             rtk=environment.version(),
             created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -259,7 +272,7 @@ class Host:
             seed=self.request.options.seed,
             rows=rows,
             changes=changes_between(*rows) if len(rows) == 2 else {},
-            report=files.read_json(report) if report.exists() else {},
+            report=files.read_json(self.directory / "report.json"),
             trained=self._trained(),
             seconds=seconds,
             peak_bytes=memory,

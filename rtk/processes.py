@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from .train import Loss, Step
+    from .steps import Loss, Step
 
 Value = TypeVar("Value")
 
@@ -52,6 +52,11 @@ class Processes:
     def first(self) -> bool:
         """Whether this is the process that writes, evaluates and prints."""
         return self.rank == 0
+
+    @property
+    def alone(self) -> bool:
+        """Whether there are no others."""
+        return self.size == 1
 
     def shared(self, compute: Callable[[], Value]) -> Value:
         """What `compute` returns, or raises, in the first process; the others wait for it."""

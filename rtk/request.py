@@ -34,6 +34,12 @@ class RunOptions(EvaluationOptions, SourceOptions):
     seed: int = option(
         0, "Seed of everything random in training, and of a new classifier.", origin="rtk", ge=0, lt=2**31
     )
+    precision: Literal["auto", "float32", "bfloat16"] = option(
+        "auto",
+        "Format of the attacks that train; auto is bfloat16 where the processor has instructions for it. What is"
+        " measured is float32.",
+        origin="rtk",
+    )
     evaluation_seed: int = EVALUATION_SEED
     evaluation_batch_size: int | None = EVALUATION_BATCH
     observe: tuple[str, ...] = option(

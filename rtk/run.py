@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,17 +15,22 @@ from . import files, processes
 from .attacks import Attack, frozen, pgd, trades_pgd
 from .backbones import Structure
 from .charts import Chart, Kind
+from .checkpoint import Kept
 from .data import Batch, Loader, Split
 from .errors import BadValue
 from .freeze import Mode, Statistics
+from .memory import Memory
 from .observers import Display, EarlyStop, LogFile, Observers, RunInfo
+from .once import cut
+from .precision import FLOAT32, Choice
 from .progress import Progress
 from .recipe import Select
 from .schedules import Schedule, constant
 from .seeds import derive
 from .statistics import Estimate
+from .steps import Loss
 from .threat import Threat
-from .train import Kept, Loss, Recipe, fit
+from .train import Recipe, fit
 
 
 @dataclass(frozen=True)
@@ -61,6 +67,7 @@ class Run:
         progress: shows stages; strategies that loop themselves call `run.progress.stage(name, total)`. What looks on at
             the run hears of it here; see `rtk.observers`.
         origin: the run that this one goes on from, when the backbone is `run:DIR`; else None.
+        precision: what attacks compute in while the network trains.
     """
 
     source: nn.Module
@@ -76,6 +83,7 @@ class Run:
     directory: Path
     progress: Progress
     origin: Origin | None = None
+    precision: Choice = FLOAT32
 
     def __post_init__(self) -> None:
         if isinstance(self.progress, Observers):
@@ -96,17 +104,26 @@ class Run:
         random_start: bool = True,
         loss: Literal["ce", "kl"] = "ce",
         threat: Threat | None = None,
+        exact: bool = False,
     ) -> Attack:
         """PGD within the run's threat; call it as `attack(model, images, labels, seed=step.seed)`.
+
+        It is for training, and computes in the run's precision, which then stands in the result.
 
         Args:
             step_size: in pixels of [0, 1]; eps / 4 by default.
             random_start: "ce" starts uniformly in the ball, or at the image; "kl" always starts beside the image.
-            loss: "ce", the cross-entropy; or "kl", the divergence from the clean prediction that TRADES ascends.
+            loss: "ce", the cross-entropy; or "kl", the divergence from the clean prediction that TRADES ascends, always
+                in float32: its first gradient is smaller than what bfloat16 rounds away.
+            exact: in float32 whatever the run's precision, for what is measured.
         """
         if loss == "kl":
             return trades_pgd(threat or self.threat, steps=steps, step_size=step_size)
-        return pgd(threat or self.threat, steps=steps, step_size=step_size, random_start=random_start)
+        found = pgd(threat or self.threat, steps=steps, step_size=step_size, random_start=random_start)
+        if exact:
+            return found
+        self.report(training_attack=str(self.precision))
+        return replace(found, precision=self.precision.precision)
 
     def loader(
         self,
@@ -147,12 +164,18 @@ class Run:
         patience: int | None = None,
         selected_by: str = "a score of the strategy",
         judged: Callable[[nn.Module], nn.Module] | None = None,
+        once: bool = False,
         name: str = "fine-tune",
     ) -> nn.Module:
         """Minimise `loss(model, step)` over the training split; `model` is trained in place and returned.
 
-        A checkpoint is written after every epoch; a run that was interrupted goes on from there. Under torchrun each
-        process takes its part of every step, and the steps are those of one process but for rounding.
+        A run that was interrupted goes on from its last checkpoint. One is written after every epoch and, within an
+        epoch, every few minutes and when Ctrl-C or SIGTERM asks the run to end, so that `loss` has to depend on its
+        arguments alone. Under torchrun each process takes its part of every step, and the steps are those of one
+        process but for rounding; checkpoints are those of whole epochs.
+
+        Where memory runs out, steps are cut into twice as many parts from then on, as with `accumulate`, and the result
+        says so; with BatchNorm that normalises by the batch the run fails and says how many images fit.
 
         Args:
             loss: called with the network and a `Step`; returns a scalar, a mean over the images of the step.
@@ -175,19 +198,31 @@ class Run:
             patience: end when the score has not risen for so many epochs; None trains them all.
             selected_by: what such a function measures, in words.
             judged: the part of `model` that "clean" and "robust" measure, and that a function is given.
+            once: what comes before the first trainable parameter is computed once, not in every epoch, where no epoch
+                changes it: without augmentation, with `statistics` "keep" and `mode` "eval", in one process. `loss` is
+                then given the rest of the network, and what that is applied to as the images; it may do nothing with
+                the images but apply the network.
             name: of this phase; two phases of one run need two names.
 
         Raises:
-            RunFailed: the loss is NaN or infinite; says at which step.
+            RunFailed: the loss or a weight is NaN or infinite; says at which step, and what is kept. Or memory ran out.
             BadValue: an unknown parameter name, nothing to train, or a batch size below `smallest`.
         """
         chosen = self.augment if augment == "auto" else augment
-        by, score = self._selection(select, select_steps, selected_by)
+        trainable = trainable if isinstance(trainable, str) else tuple(trainable)
+        here, applied, judge = self, loss, judged or (lambda model: model)
+        if once and (chosen, statistics, mode, processes.current().size) == ("none", "keep", "eval", 1):
+            found = cut(model, trainable, [self.loader("train", batch_size=256), self.loader("val", batch_size=256)])
+            if found is not None:
+                rest, (train, val) = found
+                here = replace(self, train=train, val=val)
+                applied, judge = (lambda model, step: loss(rest, step)), (lambda model: rest)
+        by, score = here._selection(select, select_steps, selected_by)
         with self._observers.joined(*([] if patience is None else [EarlyStop(patience)])):
             kept = fit(
                 model,
-                loss,
-                self.loader(batch_size=batch_size, shuffle=True, augment=chosen, name=name),
+                applied,
+                here.loader(batch_size=batch_size, shuffle=True, augment=chosen, name=name),
                 Recipe(
                     epochs,
                     lr,
@@ -206,7 +241,7 @@ class Run:
                 trainable=trainable,
                 statistics=statistics,
                 mode=mode,
-                select=score if score is None or judged is None else lambda model: score(judged(model)),
+                select=None if score is None else lambda model: score(judge(model)),
             )
         self._report_selection(name, by, kept)
         return model
@@ -220,7 +255,7 @@ class Run:
         if select == "clean":
             return "clean accuracy", lambda model: self.accuracy(model).value
         if select == "robust":
-            attack = self.attack(steps=steps)
+            attack = self.attack(steps=steps, exact=True)
             return f"PGD-{steps} accuracy", lambda model: self.robust_accuracy(model, attack=attack).value
         if not callable(select):
             raise BadValue(f"select: got {select!r} (allowed: last | clean | robust, or a function of the network).")
@@ -230,6 +265,8 @@ class Run:
         known = self._reported().get("selection", {})
         facts = {"by": by, "on": f"validation split, {len(self.val)} images", "epoch": kept.epoch, "score": kept.score}
         self.report(selection={**known, phase: facts})
+        if kept.shortages:
+            self._report_memory(phase, kept.shortages)
 
     @torch.no_grad()
     def predict(self, model: nn.Module, images: Tensor) -> Tensor:
@@ -239,7 +276,7 @@ class Run:
 
     def accuracy(self, model: nn.Module, which: Literal["train", "val"] = "val") -> Estimate:
         """Share of unperturbed images that are classified correctly."""
-        return self._estimate(which, lambda position, batch: self.predict(model, batch.images))
+        return self._estimate(which, model, lambda position, batch, at_once: batch.images)
 
     def robust_accuracy(
         self,
@@ -249,24 +286,44 @@ class Run:
         attack: Attack | None = None,
         seed: int | None = None,
     ) -> Estimate:
-        """Share that is classified correctly under `attack` (PGD-10 by default), with the same noise at every call."""
-        chosen = attack or self.attack(steps=10)
+        """Share that is classified correctly under `attack` (PGD-10 by default), with the same noise at every call.
+
+        Always in float32.
+        """
+        chosen = replace(attack or self.attack(steps=10, exact=True), precision="float32")
         base = self.derive("robust accuracy") if seed is None else seed
 
-        def classify(position: int, batch: Batch) -> Tensor:
-            return self.predict(model, chosen(model, batch.images, batch.labels, seed=derive(base, position)))
+        def attacked(position: int, batch: Batch, at_once: int) -> Tensor:
+            return chosen(model, batch.images, batch.labels, seed=derive(base, position), batch=at_once)
 
-        return self._estimate(which, classify)
+        return self._estimate(which, model, attacked)
 
-    def _estimate(self, which: Literal["train", "val"], classify: Callable[[int, Batch], Tensor]) -> Estimate:
-        """Share of a split that is classified correctly; each process classifies some of the batches."""
-        group = processes.current()
+    def _estimate(
+        self, which: Literal["train", "val"], model: nn.Module, images: Callable[[int, Batch, int], Tensor]
+    ) -> Estimate:
+        """Share of a split that is classified correctly; each process classifies some of the batches.
+
+        Args:
+            images: what is classified in place of a batch, with at most so many images in the network at once.
+        """
+        group, memory = processes.current(), Memory(256)
+
+        def right(position: int, batch: Batch, at_once: int) -> int:
+            parts = images(position, batch, at_once).split(at_once)
+            return int((torch.cat([self.predict(model, part) for part in parts]) == batch.labels).sum())
+
         correct = n = 0
-        for position, batch in enumerate(self.loader(which, batch_size=256)):
+        for position, batch in enumerate(self.loader(which, batch_size=memory.batch)):
             if position % group.size == group.rank:
-                correct += int((classify(position, batch) == batch.labels).sum())
+                correct += memory.run(partial(right, position, batch))
             n += len(batch.labels)
+        if memory.halved:
+            self._report_memory("accuracy", [{"images": memory.batch}])
         return Estimate(int(group.sum(correct)), n)
+
+    def _report_memory(self, phase: str, shortages: list[dict[str, int]]) -> None:
+        """Say in the result where memory ran out."""
+        self.report(memory={**self._reported().get("memory", {}), phase: shortages})
 
     def log(self, event: str, **values: Any) -> None:
         """Append one line to the run's log (JSON lines); values must be JSON."""

@@ -1,58 +1,37 @@
 """The training loop behind `run.fit`.
 
 Order of images, augmentation, attack noise and dropout are keyed by (seed, phase, epoch, step), so an interrupted run
-goes on from its last finished epoch with the bits that it would have had.
+goes on from the last step that was kept with the bits that it would have had.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 
-from . import files, processes
+from . import processes
 from .attacks import seeded
 from .backbones import hash_state
+from .checkpoint import Checkpoint, Kept
 from .data import Loader
 from .errors import BadValue, RunFailed
 from .freeze import Freeze, Mode, Statistics
+from .memory import attempt
 from .observers import Observers
+from .processes import Objective
 from .schedules import Schedule, constant
 from .seeds import derive
-
-
-@dataclass(frozen=True)
-class Step:
-    """One mini-batch.
-
-    Attributes:
-        images: (B, C, H, W), float32 in [0, 1], on the run's device, augmented.
-        labels: (B,), int64.
-        indices: (B,), positions in the training split.
-        epoch: counted from 0.
-        number: counted from 0 over the whole phase.
-        seed: unique to this step; give it to attacks.
-        share: of the step's images that are here; below 1 when gradients are accumulated, and where several processes
-            have a part each. A loss is a mean over its images, and is weighted by this share; one that is a sum has to
-            be divided by it.
-    """
-
-    images: Tensor
-    labels: Tensor
-    indices: Tensor
-    epoch: int
-    number: int
-    seed: int
-    share: float = 1.0
-
-
-Loss = Callable[[nn.Module, Step], Tensor]
-"""Network and mini-batch to the scalar that is minimised."""
+from .signals import Held
+from .steps import Loss, Step, parts, steps
 
 
 @dataclass(frozen=True)
@@ -68,14 +47,6 @@ class Recipe:
     accumulate: int = 1
     smallest: int | None = None
     sections: int = 1
-
-
-@dataclass(frozen=True)
-class Kept:
-    """The epoch whose weights a phase ends with, counted from 1 (0: nothing was trained), and its score if any."""
-
-    epoch: int
-    score: float | None
 
 
 def fit(
@@ -95,58 +66,45 @@ def fit(
 ) -> Kept:
     """Train `model` in place and leave it in evaluation mode; see `Run.fit`."""
     freeze = Freeze(model, trainable, statistics, mode)
-    # batch statistics of one image are no statistics, and torch refuses them where maps are 1x1
-    smallest = recipe.smallest or (2 if freeze.moving else 1)
-    team = processes.current()
-    least = max(recipe.smallest or 1, recipe.sections)  # in each process
-    if min(loader.batch_size, len(loader.split)) < (needed := max(smallest, least * team.size)):
-        among = f" for {team.size} processes" if team.size > 1 else ""
-        raise BadValue(
-            f"{name}: needs steps of {needed} images or more{among}"
-            f" (got --batch-size {loader.batch_size} and {len(loader.split)} training images)."
-        )
     optimizer = _optimizer(freeze.parameters(), recipe)
-    state = _State(model, optimizer, checkpoint)
+    state = Checkpoint(name, model, optimizer, checkpoint, len(loader))
+    state.parts = recipe.accumulate
+    team, signals = processes.current(), Held()
+    stepper = _Stepper(state, freeze, team.objective(model, loss), recipe, observers)
+    stepper.check(loader)
     state.load()
-    team.agree(f"{name}: the checkpoints", lambda: str(state.epoch))
-    freeze.apply()
-    objective = team.objective(model, loss)
+    team.agree(f"{name}: the checkpoints", lambda: state.position)
     bar = observers.stage(name, recipe.epochs * len(loader))
-    bar.advance(state.epoch * len(loader))
-    for epoch in range(state.epoch, recipe.epochs):
-        if state.stopped:
-            break
-        total = count = 0.0
-        for step in steps(loader, epoch, seed, name):
-            if len(step.labels) < smallest:  # what is left over at the end of an epoch
-                bar.advance(1)
-                continue
-            for group in optimizer.param_groups:
-                group["lr"] = recipe.lr * recipe.schedule(step.number / len(loader))
-            optimizer.zero_grad(set_to_none=True)
-            cuts = min(recipe.accumulate, len(step.labels) // smallest)
-            for position, part in enumerate(parts(step, cuts), 1):
-                freeze.apply()
-                mine = team.cut(part, least, recipe.sections)
-                with seeded(derive(part.seed, "forward"), part.images.device):
-                    value = objective(mine, position == cuts)
-                if not math.isfinite(number := team.mean(float(value.detach()), mine)):
-                    raise RunFailed(
-                        f"{name}: the loss is {number} at epoch {epoch + 1}, step {step.number + 1}"
-                        f" (lr {optimizer.param_groups[0]['lr']:g}).",
-                        "a smaller --lr",
-                    )
-                (value * mine.weight).backward()
-                total, count = total + number * len(part.labels), count + len(part.labels)
-            optimizer.step()
-            bar.advance(1, f"loss {total / count:.3f}")
-        team.agree(f"{name}: the networks after epoch {epoch + 1}", lambda: hash_state(model.state_dict()))
-        score = None if select is None else team.told(float(select(model)))
-        loss_of_epoch = total / count
-        observers.event("epoch", {"phase": name, "epoch": epoch + 1, "loss": loss_of_epoch, "score": score})
-        state.add(score)
-        state.stopped = team.told(observers.epoch_finished(name, epoch + 1, loss_of_epoch, state.scores))
-        team.shared(state.save)
+    bar.advance(state.epoch * len(loader) + state.done)
+
+    def keep() -> None:
+        state.kept = team.shared(state.save)
+
+    def score() -> float | None:
+        if select is None:
+            return None
+        if team.alone:  # a signal need not wait for the score, which can take longer than a step
+            keep()
+        with signals.open():
+            found = team.told(float(select(model)))
+        if not math.isfinite(found):
+            raise state.failure(f"the score is {found}", state.position)
+        return found
+
+    with signals.hold() if team.alone else nullcontext():
+        while state.epoch < recipe.epochs and not state.stopped:
+            for step in steps(loader, state.epoch, seed, name, state.done):
+                stepper.take(step)
+                bar.advance(1, f"loss {state.loss / state.images:.3f}")
+                if team.alone and (signals.waiting or state.due):
+                    keep()
+                _let_through(signals, state)
+            epoch, mean = state.epoch + 1, state.loss / state.images
+            team.agree(f"{name}: the networks after epoch {epoch}", lambda: hash_state(model.state_dict()))
+            state.finish_epoch(found := score())
+            observers.event("epoch", {"phase": name, "epoch": epoch, "loss": mean, "score": found})
+            state.stopped = team.told(observers.epoch_finished(name, epoch, mean, state.scores))
+            keep()
     kept = state.keep_best()
     for parameter in model.parameters():
         parameter.requires_grad_(True)
@@ -154,72 +112,129 @@ def fit(
     return kept
 
 
-def steps(loader: Loader, epoch: int, seed: int, name: str) -> Iterator[Step]:
-    """The mini-batches of one epoch, each with its own seed."""
-    for position, batch in enumerate(loader.epoch(epoch)):
-        yield Step(
-            batch.images,
-            batch.labels,
-            batch.indices,
-            epoch,
-            epoch * len(loader) + position,
-            derive(seed, name, epoch, position),
+def _let_through(signals: Held, state: Checkpoint) -> None:
+    """End here if somebody asked for it, and say where."""
+    try:
+        signals.let_through()
+    except KeyboardInterrupt as stop:
+        stop.args = (f"{state.phase}, {state.position}",)
+        raise
+
+
+class _Stepper:
+    """Takes steps; where memory runs out, in more parts than before, if that leaves the mathematics as it is."""
+
+    def __init__(
+        self, state: Checkpoint, freeze: Freeze, objective: Objective, recipe: Recipe, observers: Observers
+    ) -> None:
+        self.state, self.freeze, self.objective, self.recipe, self.observers = (
+            state,
+            freeze,
+            objective,
+            recipe,
+            observers,
         )
+        # batch statistics of one image are no statistics, and torch refuses them where maps are 1x1
+        self.smallest = recipe.smallest or (2 if freeze.moving else 1)
+        self.least = max(recipe.smallest or 1, recipe.sections)  # in each process
 
+    def check(self, loader: Loader) -> None:
+        """BadValue where every step would be too small."""
+        team = processes.current()
+        if min(loader.batch_size, len(loader.split)) < (needed := max(self.smallest, self.least * team.size)):
+            among = "" if team.alone else f" for {team.size} processes"
+            raise BadValue(
+                f"{self.state.phase}: needs steps of {needed} images or more{among}"
+                f" (got --batch-size {loader.batch_size} and {len(loader.split)} training images)."
+            )
 
-def parts(step: Step, count: int) -> Iterator[Step]:
-    """A mini-batch cut into `count` parts of nearly equal size, each with its own seed; the first has the step's."""
-    cuts = (values.tensor_split(count) for values in (step.images, step.labels, step.indices))
-    for number, (images, labels, indices) in enumerate(zip(*cuts, strict=True)):
-        seed = derive(step.seed, "part", number) if number else step.seed
-        share = len(labels) / len(step.labels)
-        yield replace(step, images=images, labels=labels, indices=indices, seed=seed, share=share)
+    def take(self, step: Step) -> None:
+        """One step of the optimiser; what is left over at the end of an epoch may be too small for one."""
+        self.state.done += 1
+        if len(step.labels) < self.smallest:
+            return
+        for group in self.state.optimizer.param_groups:
+            group["lr"] = self.recipe.lr * self.recipe.schedule(step.number / self.state.length)
+        buffers = [(buffer, buffer.clone()) for buffer in self._restless()]
+        while (total := attempt(partial(self.gradient, step, self._cuts(step)))) is None:
+            self._cut_again(step)
+            for buffer, value in buffers:
+                buffer.copy_(value)
+        self.state.optimizer.step()
+        self.state.loss += total
+        self.state.images += len(step.labels)
+
+    def gradient(self, step: Step, cuts: int) -> float:
+        """Have the gradient of a step, in `cuts` parts; the sum of the loss over the images."""
+        team, total = processes.current(), 0.0
+        self.state.optimizer.zero_grad(set_to_none=True)
+        for position, part in enumerate(parts(step, cuts), 1):
+            self.freeze.apply()
+            mine = team.cut(part, self.least, self.recipe.sections)
+            with seeded(derive(part.seed, "forward"), part.images.device):
+                value = self.objective(mine, position == cuts)
+            if not math.isfinite(number := team.mean(float(value.detach()), mine)):
+                at = f"epoch {step.epoch + 1}, step {step.number + 1}"
+                raise self.state.failure(f"the loss is {number}", at)
+            (value * mine.weight).backward()
+            total += number * len(part.labels)
+        return total
+
+    def _cuts(self, step: Step) -> int:
+        """Into how many parts a step is cut."""
+        return min(self.state.parts, len(step.labels) // self.smallest)
+
+    def _at_once(self, step: Step) -> int:
+        """Images in the network at once, at the most."""
+        return -(-len(step.labels) // self._cuts(step))
+
+    def _restless(self) -> list[Tensor]:
+        """Buffers that a forward pass may change, and a second attempt at a step is to find as they were."""
+        if self.freeze.by_batch:  # there is none
+            return []
+        modules = (module for module in self.freeze.model.modules() if not isinstance(module, _NormBase))
+        return [buffer for module in modules for buffer in module.buffers(recurse=False)]
+
+    def _cut_again(self, step: Step) -> None:
+        """Cut steps into twice as many parts from now on.
+
+        Raises:
+            RunFailed: they cannot be cut; says how many images fit.
+        """
+        self.state.optimizer.zero_grad(set_to_none=True)
+        at_once, number = self._at_once(step), step.number + 1
+        where = f"{self.state.phase}: memory ran out at epoch {step.epoch + 1}, step {number}, with {at_once} images"
+        more = "free memory, or --device with more of it"
+        if not processes.current().alone:
+            raise RunFailed(f"{where} or fewer in one of the processes.", "a smaller --batch-size, or more processes")
+        if self.freeze.by_batch and (fitting := self._fitting(step)):
+            raise RunFailed(
+                f"{where} at once; {fitting} fit. BatchNorm normalises by the batch, so that a step in parts would be"
+                " another step.",
+                f"--batch-size {fitting * self._cuts(step)}, or {more}",
+            )
+        if self.freeze.by_batch or self._cuts(step) == len(step.labels) // self.smallest:
+            raise RunFailed(f"{where} at once, and fewer do not fit either.", more)
+        self.state.parts *= 2
+        images = self._at_once(step)
+        earlier = [shortage for shortage in self.state.shortages if shortage["step"] != number]
+        self.state.shortages = [*earlier, {"step": number, "images": images}]
+        self.observers.say(f"{where} at once; from here on gradients are accumulated over parts of {images}")
+        self.observers.event("memory", {"phase": self.state.phase, "step": number, "images": images})
+
+    def _fitting(self, step: Step) -> int:
+        """How many images of a step fit at once: the first of a half, a quarter, ... that does; 0 where none does."""
+        images = self._at_once(step)
+        while (images := images // 2) >= self.smallest:
+            first = replace(
+                step, images=step.images[:images], labels=step.labels[:images], indices=step.indices[:images]
+            )
+            if attempt(partial(self.gradient, first, 1)) is not None:
+                return images
+        return 0
 
 
 def _optimizer(parameters: list[nn.Parameter], recipe: Recipe) -> torch.optim.Optimizer:
     if recipe.optimizer == "adamw":
         return torch.optim.AdamW(parameters, lr=recipe.lr, weight_decay=recipe.weight_decay)
     return torch.optim.SGD(parameters, lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
-
-
-class _State:
-    """Weights, optimiser, scores and best epoch so far, on disk after every epoch."""
-
-    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, path: Path):
-        self.model, self.optimizer, self.path = model, optimizer, path
-        self.epoch = 0
-        self.stopped = False
-        self.scores: list[float] = []
-        self.best: dict[str, Any] | None = None
-
-    def load(self) -> None:
-        """Take up the last finished epoch, if there is one."""
-        if not self.path.exists():
-            return
-        saved = torch.load(self.path, map_location="cpu", weights_only=True)
-        self.model.load_state_dict(saved["model"])
-        self.optimizer.load_state_dict(saved["optimizer"])
-        for name in ("epoch", "stopped", "scores", "best"):
-            setattr(self, name, saved[name])
-
-    def add(self, score: float | None) -> None:
-        """Count an epoch, and remember its weights if its score is higher than all before."""
-        self.epoch += 1
-        if score is None:
-            return
-        if score > max(self.scores, default=-math.inf):  # the first of equals
-            self.best = {name: value.detach().cpu().clone() for name, value in self.model.state_dict().items()}
-        self.scores.append(score)
-
-    def save(self) -> None:
-        """Write everything, in one step."""
-        saved = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
-        saved |= {name: getattr(self, name) for name in ("epoch", "stopped", "scores", "best")}
-        files.write(self.path, lambda file: torch.save(saved, file))
-
-    def keep_best(self) -> Kept:
-        """Go back to the best epoch, where epochs have scores."""
-        if self.best is None:
-            return Kept(self.epoch, None)
-        self.model.load_state_dict(self.best)
-        return Kept(self.scores.index(max(self.scores)) + 1, max(self.scores))

@@ -248,7 +248,7 @@ class TurnsInterruptions(Good):
             raise RuntimeError("stopped") from None
 
 
-class CountsAcrossEpochs(Good):
+class CountsAcrossSteps(Good):
     def finetune(self, model, run):
         generator = torch.Generator().manual_seed(run.derive("noise"))
 

@@ -1,6 +1,8 @@
-"""Kill a piece of work at random moments, begin it again each time, and count what it took.
+"""End a piece of work at random moments, begin it again each time, and count what it took.
 
-    python tests/killing.py FOLDER SEED KILLS        rift on a few images, killed up to KILLS times until it is done
+    python tests/killing.py FOLDER SEED KILLS        rift on a few images, ended up to KILLS times until it is done
+
+Half of the times by SIGKILL, which cannot be answered, and half by SIGTERM, as a scheduler preempts.
 
 A fork of a process that has imported everything is killed, so that a kill costs no start-up; nothing is computed in the
 parent, whose threads a fork would not have.
@@ -25,6 +27,8 @@ import torch
 
 import rtk
 from rtk import data
+from rtk.errors import Interrupted
+from rtk.signals import stopping
 
 JUDGED = {"suite": ("clean", "pgd20"), "images": 48, "chunk_size": 8, "workers": 1, "device": "cpu"}
 RIFT = {
@@ -65,10 +69,10 @@ def finetune(folder: Path, name: str) -> None:
 
 
 def finish(work: Callable[[], None], folder: Path, seed: int, kills: int, longest: float) -> Counter[str]:
-    """Let `work` be done by processes of which the first `kills` are killed, at random within `longest` s.
+    """Let `work` be done by processes of which the first `kills` are ended, at random within `longest` s.
 
     Returns:
-        How many processes ended how: "killed while PHASE", "done", "failed".
+        How many processes ended how: "killed while PHASE", "stopped while PHASE" by themselves, "done", "failed".
     """
     clock = random.Random(seed)
     ends: Counter[str] = Counter()
@@ -79,12 +83,13 @@ def finish(work: Callable[[], None], folder: Path, seed: int, kills: int, longes
             _child(work)
         if patience is not None:
             time.sleep(patience)
-            os.kill(process, signal.SIGKILL)
-        _, status = os.waitpid(process, 0)
-        if os.WIFEXITED(status):
-            ends["done" if os.WEXITSTATUS(status) == 0 else "failed"] += 1
+            os.kill(process, clock.choice((signal.SIGKILL, signal.SIGTERM)))
+        code = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+        if code < 0 or code == Interrupted.exit_code:
+            ends[f"{'killed' if code < 0 else 'stopped'} while {phase(folder)}"] += 1
+        else:
+            ends["failed" if code else "done"] += 1
             return ends
-        ends[f"killed while {phase(folder)}"] += 1
     return ends
 
 
@@ -116,7 +121,7 @@ def main(folder: Path, seed: int, kills: int) -> None:
     finish(lambda: prepare(folder), folder / "source", seed, 0, 0)
     begun = time.monotonic()
     finish(lambda: finetune(folder, "whole"), folder / "whole", seed, 0, 0)
-    longest = (time.monotonic() - begun) / 2
+    longest = (time.monotonic() - begun) / 6
     ends = finish(lambda: finetune(folder, "killed"), folder / "killed", seed, kills, longest)
     print(json.dumps({"seed": seed, "longest": longest, "ends": ends}))
 
@@ -125,8 +130,11 @@ def _child(work: Callable[[], None]) -> None:
     code = 1
     try:
         torch.set_num_threads(1)
-        work()
+        with stopping():
+            work()
         code = 0
+    except (Interrupted, KeyboardInterrupt):
+        code = Interrupted.exit_code
     except BaseException:
         traceback.print_exc()
     finally:

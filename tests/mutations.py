@@ -71,8 +71,8 @@ MUTATIONS = (
     Mutation(
         "modes are set once, and lost after an evaluation",
         "rtk/train.py",
-        "                freeze.apply()\n",
-        "                if step.number == 0:\n                    freeze.apply()\n",
+        "            self.freeze.apply()\n",
+        "            if step.number == 0:\n                self.freeze.apply()\n",
         "tests/test_train.py tests/test_last_k.py",
     ),
     Mutation(

@@ -82,6 +82,14 @@ def test_epochs_depend_on_seed_and_number_only():
     assert not same(third, list(Loader(split, 8, shuffle=True, augment="crop-flip", seed=4).epoch(3)))
 
 
+@pytest.mark.parametrize("kind", ["none", "crop", "crop-flip"])
+def test_an_epoch_can_be_entered_anywhere(kind):
+    loader = Loader(split_of(30), 8, shuffle=True, augment=kind, seed=3)
+    whole = list(loader.epoch(2))
+    for start in range(5):
+        assert same(whole[start:], list(loader.epoch(2, start)))
+
+
 def test_iterating_counts_the_epochs():
     loader = Loader(split_of(20), 8, shuffle=True, seed=1)
     assert same(list(loader), list(loader.epoch(0)))

@@ -14,7 +14,7 @@ from rtk.attacks import apgd, pgd
 from rtk.backbones import Classifier
 from rtk.errors import RunFailed
 from rtk.evaluation import Subject, identities, judge, judge_all, row_of
-from rtk.evaluation.memory import Memory
+from rtk.memory import Memory
 from rtk.progress import Silent
 from rtk.threat import Threat
 

@@ -20,8 +20,8 @@ from rtk.cli.table import print_checks, print_result
 from rtk.data import open_dataset
 from rtk.errors import RunFailed
 from rtk.evaluation import Subject, chunks, judge, judge_all, measure_of, row_of, trust
-from rtk.evaluation.memory import Memory
 from rtk.host import finetune
+from rtk.memory import Memory
 from rtk.progress import Silent
 from rtk.suite import Item
 from rtk.threat import Threat
@@ -187,7 +187,7 @@ def test_a_healthy_network_shows_no_warning(command: Command) -> None:  # noqa: 
     assert (done.code, done.err) == (0, "")
     checks = results.read_evaluation(Path("e/evaluation.json")).row.checks
     assert {check.verdict for check in checks} == {"ok"}
-    assert {check.item for check in checks} == {None, "pgd20@Linf:0.1", "masking@Linf:0.1"}
+    assert {check.item for check in checks} == {None, "clean", "pgd20@Linf:0.1", "masking@Linf:0.1"}
     assert f"rtk:fashion-resnet: checks: {len(checks)} passed, no warning." in done.out
     assert "masking" not in done.out.split("checks:")[0], "it has no number"
     every = command("show", "e", "--checks").out
@@ -237,7 +237,7 @@ def test_both_networks_of_a_run_have_their_checks_beside_their_numbers(
     print_result(result, tmp_path)
     said = capsys.readouterr().out
     for row in result.rows:
-        assert {check.item for check in row.checks} == {None, "pgd20@Linf:0.1"}
+        assert {check.item for check in row.checks} == {None, "clean", "pgd20@Linf:0.1"}
         assert f"{row.name}: checks: {len(row.checks)} passed, no warning." in said
     print_checks(result)
     assert capsys.readouterr().out.count("verified-success: ") == 2

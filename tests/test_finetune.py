@@ -190,9 +190,9 @@ def launch(out: Path) -> subprocess.Popen[bytes]:
 
 
 def comparable(out: Path) -> tuple[bytes, dict]:
-    """The weights, and everything of the result that is not a time."""
+    """The weights, and everything of the result that is no cost."""
     found = json.loads((out / "result.json").read_text())
-    for key in ("created", "seconds", "command"):
+    for key in ("created", "seconds", "peak_bytes", "command"):
         found.pop(key)
     return (out / "model.safetensors").read_bytes(), found
 

@@ -70,7 +70,7 @@ BAD = [
     Bad("state-on-entry-does-not-matter", bad.TrainsInTheModeThatComesIn, "depends on mode or requires_grad"),
     Bad("lets-interruptions-through", bad.SwallowsInterruptions, "was swallowed"),
     Bad("lets-interruptions-through", bad.TurnsInterruptions, "turned into RuntimeError"),
-    Bad("resumes-with-the-same-bits", bad.CountsAcrossEpochs, "After an interruption at 80% of the run"),
+    Bad("resumes-with-the-same-bits", bad.CountsAcrossSteps, "After an interruption at 40% of the run"),
     Bad("gives-images-in-range", bad.Normalises, "must lie in [0, 1]"),
     Bad("leaves-random-state-alone", bad.Seeds, "random state of torch moved"),
     Bad("leaves-torch-settings-alone", bad.SetsPrecision, "torch.set_float32_matmul_precision was changed"),

@@ -16,8 +16,8 @@ from torch.nn import functional as F
 
 from rtk import Refusal
 from rtk.backbones import Classifier, NormAudit, open_backbone
+from rtk.steps import Step
 from rtk.threat import Threat
-from rtk.train import Step
 
 from .small_run import changed, small_run, snapshot
 from .test_trades import NAIVE, Tiny, batches, naive_attack, naive_kl, naive_net, naive_sgd, noise_run, tiny

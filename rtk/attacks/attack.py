@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..errors import BadValue
+from ..precision import Precision
 from ..threat import Threat
 from .checks import check_ball, check_images
 
@@ -26,21 +27,30 @@ class Logits(nn.Module):
         tick: called with the number of images before each forward pass.
         batch: at most so many images go through the network at once; the others wait, and where a gradient is wanted,
             a part's activations are computed again when its turn comes, so that there are never those of two parts.
+        precision: what the network computes in.
     """
 
-    def __init__(self, model: nn.Module, tick: Callable[[int], None] | None = None, batch: int | None = None):
+    def __init__(
+        self,
+        model: nn.Module,
+        tick: Callable[[int], None] | None = None,
+        batch: int | None = None,
+        precision: Precision = "float32",
+    ):
         super().__init__()
         self.model = model
         self.tick = tick
         self.batch = batch
+        self.precision = precision
 
     def forward(self, images: Tensor) -> Tensor:
         if self.tick is not None:
             self.tick(len(images))
         images = images.flatten(1).unflatten(1, images.shape[1:])  # the way back of a view is contiguous
-        if self.batch is None or len(images) <= self.batch:
-            return self.model(images).float().clone()
-        return torch.cat([self._part(part) for part in images.split(self.batch)]).float()
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
+            if self.batch is None or len(images) <= self.batch:
+                return self.model(images).float().clone()
+            return torch.cat([self._part(part) for part in images.split(self.batch)]).float()
 
     def _part(self, images: Tensor) -> Tensor:
         if torch.is_grad_enabled() and images.requires_grad:
@@ -84,7 +94,11 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
     """Run a block from `seed`; the global random state of the CPU and of `device` is as before afterwards."""
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
+        # not torch.manual_seed, which seeds every GPU there is, and takes a millisecond to note where it was called
+        torch.default_generator.manual_seed(seed)
+        if devices:
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
         yield
 
 
@@ -97,6 +111,7 @@ class Attack:
         threat: the ball.
         settings: everything that can change the result, as stored with an evaluation (JSON).
         cost: about how many forward passes an attacked image takes; for the estimate of the time left.
+        precision: what the network computes its logits and gradients in; bfloat16 is for training alone.
     """
 
     name: str
@@ -104,6 +119,7 @@ class Attack:
     settings: dict[str, Any]
     cost: int
     build: Callable[[nn.Module, int], Any] = field(repr=False, compare=False)
+    precision: Precision = "float32"
 
     def __call__(
         self,
@@ -138,7 +154,7 @@ class Attack:
             return images.detach().clone()
         clean = images.detach().contiguous()
         with frozen(model), seeded(seed, images.device), torch.enable_grad():
-            attacker = self.build(Logits(model, tick, batch).eval(), seed)
+            attacker = self.build(Logits(model, tick, batch, self.precision).eval(), seed)
             adversarial = attacker(clean, labels).detach()
         check_ball(clean, adversarial, self.threat, self.name)
         return adversarial

@@ -15,6 +15,8 @@ from .check import Check, at_least, at_most, failed, number, skipped
 from .gradients import cross_entropy, dlr, gradient
 
 FORWARDS = 5
+SOME = 20
+"""Images of which all but one get the same answer where it is nearly always given."""
 ALONE = 8
 """Images that are also given to the network one by one."""
 
@@ -70,6 +72,7 @@ class _Subject:
                 ("logits-differ", self.differ),
                 ("logits-not-probabilities", self.not_probabilities),
                 ("clean-accuracy", self.accuracy),
+                ("answers-differ", self.answers_differ),
                 ("deterministic", self.deterministic),
                 ("batch-invariant", self.batch_invariant),
                 ("gradient-finite", self.gradient_finite),
@@ -139,6 +142,21 @@ class _Subject:
             min(1.0, chance + 2 * math.sqrt(chance * (1 - chance) / count)),
             f"The clean accuracy on {count} images",
             f"it is not above the chance of {count} guesses: wrong normalisation, wrong order of classes, or untrained",
+        )
+
+    def answers_differ(self) -> Check:
+        count = len(self.labels)
+        if count < SOME:
+            return skipped("answers-differ", f"{count} images are too few to tell whether nearly all get one answer.")
+        answered, labelled = (
+            int(each.bincount(minlength=self.classes).max()) for each in (self.logits.argmax(1), self.labels)
+        )
+        return at_most(
+            "answers-differ",
+            answered / count,
+            max(1 - 1 / SOME, (1 + labelled / count) / 2),
+            f"The largest share of {count} clean images that get the same answer",
+            "the network answers nearly always with one class: training has diverged, or nothing was learned",
         )
 
     def deterministic(self) -> Check:

@@ -5,18 +5,16 @@ from __future__ import annotations
 import errno
 import importlib
 import os
-import signal
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import FrameType
 from typing import Any
 
 import click
 
 from ..errors import Interrupted, RequestError, RtkError, UnknownName, printable
 from ..processes import complains, launched
+from ..signals import stopping
 
 COMMANDS = {
     "finetune": "Fine-tune a backbone with a strategy, and evaluate before and after.",
@@ -109,7 +107,7 @@ def main(arguments: list[str] | None = None) -> None:
     if "--no-plugins" in given:
         os.environ["RTK_NO_PLUGINS"] = "1"  # which worker processes inherit
     given = [argument for argument in given if argument not in ("--traceback", "--no-plugins")]
-    with _stopped_by_signals():
+    with stopping():
         code = _run(given, traceback)
     if launched():  # what torch leaves at work for a group of processes can abort Python's own way to end
         sys.stdout.flush()
@@ -143,27 +141,6 @@ def _run(given: list[str], traceback: bool) -> int:
     except Exception as problem:
         said = f"Unexpected {type(problem).__name__}: {problem}. This is a defect of rtk."
         return _fail(said, "the same command with --traceback, and report it", 1, traceback)
-
-
-@contextmanager
-def _stopped_by_signals() -> Iterator[None]:
-    """SIGTERM and a closed terminal stop a command as Ctrl-C does, so that workers and files are left in order."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # Python handles signals in the main thread alone
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
-    for number, handler in before.items():
-        if handler == signal.SIG_DFL:  # not under nohup, which ignores SIGHUP
-            signal.signal(number, _terminated)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _terminated(signum: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
 
 
 def _usage(problem: click.UsageError) -> RtkError:

@@ -28,15 +28,20 @@ def augment(images: Tensor, kind: str, generator: torch.Generator) -> Tensor:
     if kind == "none":
         return images
     batch, channels, height, width = images.shape
-    rows = _shifted(batch, height, generator)
-    columns = _shifted(batch, width, generator)
-    if kind == "crop-flip":
-        mirrored = torch.rand(batch, generator=generator) < 0.5
-        columns = torch.where(mirrored[:, None], columns.flip(1), columns)
+    rows, columns = draw(batch, (height, width), kind, generator)
     # One gather: output pixel (y, x) of image b is input pixel (rows[b, y], columns[b, x]).
     index = (rows[:, :, None] * width + columns[:, None, :]).reshape(batch, 1, height * width)
     index = index.to(images.device).expand(-1, channels, -1)
     return images.reshape(batch, channels, height * width).gather(2, index).reshape(images.shape)
+
+
+def draw(batch: int, size: tuple[int, int], kind: str, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Which input row and column each output row and column shows, int64 (B, H) and (B, W); for "crop", "crop-flip"."""
+    rows, columns = (_shifted(batch, length, generator) for length in size)
+    if kind == "crop-flip":
+        mirrored = torch.rand(batch, generator=generator) < 0.5
+        columns = torch.where(mirrored[:, None], columns.flip(1), columns)
+    return rows, columns
 
 
 def _shifted(batch: int, size: int, generator: torch.Generator) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..errors import BadValue, UnknownName
-from .augment import AUGMENTATIONS, augment
+from .augment import AUGMENTATIONS, augment, draw
 from .split import Split
 
 
@@ -71,20 +71,22 @@ class Loader:
         self._next_epoch += 1
         return self.epoch(epoch)
 
-    def epoch(self, number: int) -> Iterator[Batch]:
-        """The batches of epoch `number` (from 0), always the same for the same seed."""
+    def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
+        """The batches of epoch `number` (from 0), always the same for the same seed; without the first `start`."""
         order = torch.arange(len(self.split))
         if self.shuffle:
             order = torch.randperm(len(self.split), generator=_generator(self.seed, number, "order"))
         indices = order.split(self.batch_size)[: len(self)]
         generator = _generator(self.seed, number, "augment")
-        for index, images in self._read_ahead(indices):
+        for index in indices[:start] if self.augment != "none" else ():
+            draw(len(index), self.split.image_shape[1:], self.augment, generator)
+        for index, images in self._read_ahead(indices[start:]):
             moved = augment(images.to(self.device), self.augment, generator)
             yield Batch(moved, self.split.labels[index].to(self.device), index)
 
     def _read_ahead(self, indices: tuple[Tensor, ...]) -> Iterator[tuple[Tensor, Tensor]]:
         """(indices, images) of each batch; files are decoded in a thread while the caller works on the batch before."""
-        if self.split.in_memory:
+        if self.split.in_memory or not indices:
             for index in indices:
                 yield index, self.split.images(index)
             return

@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from ..attacks import Attack, autoattack, label, pgd
 from ..checks import Check, Counts, conclude, nested
 from ..data import Dataset
+from ..memory import Memory
 from ..suite import Item
 from ..threat import Threat
 from .cascade import cost, judge
 from .measure import Judged, Measure, Tick
-from .memory import Memory
 
 
 class Cascade(Measure):

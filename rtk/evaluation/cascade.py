@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from ..attacks import Attack, check_images, frozen
 from ..checks import Counts, after
+from ..memory import Memory
 from ..seeds import derive
 from .measure import Judged, Tick
-from .memory import Memory
 
 
 def judge(

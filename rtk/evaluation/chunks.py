@@ -11,12 +11,12 @@ from typing import Any
 import torch
 
 from .. import files
+from ..memory import Memory
 from ..seeds import derive
 from ..suite import PROTOCOL, Item
 from . import examples
 from .exactness import exactly
 from .measure import Measure, Tick, measure_of
-from .memory import Memory
 from .subject import Subject, load
 
 

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from ..corruptions import NAMES, SEVERITIES, Baseline, CorruptedFolder, corrupt, scale_for, summarise
 from ..data import Dataset
 from ..errors import BadData, BadValue
+from ..memory import Memory
 from ..results import EVALUATION, Corrupted, Row, read_evaluation
 from ..suite import Item
 from .cascade import correct
 from .measure import Judged, Measure, Tick
-from .memory import Memory
 
 KEY = "corruptions"
 ORIGIN = {"cifar": "made with the severities of CIFAR-10-C", "imagenet": "made with the severities of ImageNet-C"}

@@ -12,10 +12,10 @@ from ..checks import Check, cost
 from ..checks import masking as signs_of_masking
 from ..checks.signatures import NAMES
 from ..data import Dataset
+from ..memory import Memory
 from ..suite import Item
 from .cascade import Meter
 from .measure import Judged, Measure, Tick
-from .memory import Memory
 
 
 class Masking(Measure):

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from ..checks import Check
 from ..data import Dataset
+from ..memory import Memory
 from ..suite import Item
-from .memory import Memory
 
 Tick = Callable[[float], None]
 """Called with the work done since the last call, in images times forward passes."""

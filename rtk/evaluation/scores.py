@@ -9,6 +9,7 @@ from ..results import Change, Row, Score
 from ..statistics import Estimate
 from ..suite import Item
 from ..verdicts import pack
+from .chance import above_chance
 from .chunks import Collected, identities, measure
 from .curve import monotone
 from .subject import Subject, load
@@ -29,7 +30,12 @@ def row_of(name: str, subject: Subject, verdicts: Verdicts) -> Row:
         for item, found in verdicts.items()
         for check in measure(subject, item).checks(found.facts, found.verdicts)
     ]
-    checks = [*preconditions(subject), *of_items, *monotone(final)]
+    plain = [
+        above_chance(verdicts[item].labels, values).model_copy(update={"item": str(item)})
+        for item, values in final.items()
+        if item.name == "clean"
+    ]
+    checks = [*preconditions(subject), *plain, *of_items, *monotone(final)]
     require(checks, subject)
     return Row(
         name=name,

@@ -9,9 +9,9 @@ import torch
 from .. import files
 from ..checks import Check, before
 from ..errors import RunFailed
+from ..memory import Memory
 from ..seeds import derive
 from .exactness import exactly
-from .memory import Memory
 from .subject import Subject, load
 
 IMAGES = 64

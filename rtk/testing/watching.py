@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import random
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -96,7 +97,7 @@ def forwards(see: Callable[[nn.Module, tuple[Any, ...]], None]) -> Iterator[None
 
 
 class Counter:
-    """Counts forward passes of modules, and raises an Interruption at number `stop`."""
+    """Counts forward passes of modules, and sends SIGTERM at number `stop`."""
 
     def __init__(self, stop: int | None = None):
         self.stop = stop
@@ -105,4 +106,19 @@ class Counter:
     def __call__(self, module: nn.Module, arguments: tuple[Any, ...]) -> None:
         self.count += 1
         if self.count == self.stop:
-            raise Interruption
+            signal.raise_signal(signal.SIGTERM)
+
+
+@contextmanager
+def interrupted(count: int) -> Iterator[None]:
+    """SIGTERM comes with a forward pass, which `run.fit` takes after its step and everything else at once."""
+
+    def stop(*_: object) -> None:
+        raise Interruption
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        with forwards(Counter(count)):
+            yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..report import Fault, Skip
 from ..trial import Attempt, Setup, Trial, brief, differing
-from ..watching import Counter, Interruption, forwards
+from ..watching import Counter, Interruption, forwards, interrupted
 
 CUTS = (0.4, 0.8)
 """Shares of a run after which it is interrupted."""
@@ -60,7 +60,7 @@ def resumes_with_the_same_bits(trial: Trial) -> None:
         if name := _other(whole, second):
             raise Fault(
                 f"After an interruption at {cut:.0%} of the run, '{name}' ends otherwise; derive every draw from"
-                " step.seed, keep values with run.once, and count nothing across epochs."
+                " step.seed, keep values with run.once, and count nothing across steps."
             )
 
 
@@ -84,4 +84,4 @@ def _length(trial: Trial) -> int:
 
 def _interrupted(trial: Trial, count: int) -> Attempt:
     """A run of two epochs that is interrupted at a forward pass."""
-    return trial.attempt(trial.longer(), watch=forwards(Counter(stop=count)))
+    return trial.attempt(trial.longer(), watch=interrupted(count))
