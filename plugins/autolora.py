@@ -95,7 +95,7 @@ class AutoLora(rtk.Strategy):
         start = run.once("natural accuracy", lambda: run.accuracy(branch, "train").value)
         automatic = Automatic(branch, config, start)
         attack = run.attack(steps=config.attack_steps, step_size=config.step_size)
-        judge = run.attack(steps=config.select_steps)
+        judge = run.attack(steps=config.select_steps, exact=True)
 
         def loss(_: nn.Module, step: rtk.Step) -> Tensor:
             adversarial = attack(model, step.images, step.labels, seed=step.seed)

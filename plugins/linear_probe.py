@@ -61,12 +61,10 @@ class LinearProbe(rtk.Strategy):
 
     def finetune(self, model, run):
         config = self.config
-        attack = run.attack(steps=config.attack_steps)
+        attack = run.attack(steps=config.attack_steps) if config.adversarial else None
 
         def loss(model, step):
-            images = step.images
-            if config.adversarial:
-                images = attack(model, images, step.labels, seed=step.seed)
+            images = attack(model, step.images, step.labels, seed=step.seed) if attack else step.images
             return F.cross_entropy(model(images), step.labels)
 
         recipe = config.recipe()
@@ -77,6 +75,7 @@ class LinearProbe(rtk.Strategy):
             trainable=run.structure.parameters_in([run.structure.head]),
             statistics="update" if config.adapt_statistics else "keep",
             mode="eval",
+            once=not config.adversarial and recipe["select"] != "robust",  # the features are those of every epoch
             **recipe,
         )
 

@@ -23,7 +23,9 @@ from rtk.lazy import F, nn, torch
 if TYPE_CHECKING:
     from torch import Tensor
 
-    Batches = list[tuple[Tensor, Tensor]]
+    from rtk import Operations
+
+    Batches = list[tuple[tuple[Tensor, ...], Tensor]]
 
 
 class RiftConfig(
@@ -143,15 +145,16 @@ class Rift(rtk.Strategy):
         batches = adversarial_set(model, run, config.criticality_images, config.attack_steps)
         bar = run.progress.stage("criticality", len(names))
         losses = Losses(model, batches)
+        operations = rtk.Operations.of(losses.model, batches[0][0][0][:5])
         scores = {}
-        if config.ascent == "relative":
-            base, first = losses.gradients(names)
+        base, first = losses.gradients(names) if config.ascent == "relative" else (losses.mean({}), {})
         for name in names:
 
             def ascend(name: str = name) -> float:
+                later = losses.beginning_at(name, operations)
                 if config.ascent == "relative":
-                    return relative_ascent(losses, name, base, first[name], config.epsilon, config.ascent_steps)
-                return code_ascent(losses, name, config.epsilon, config.ascent_steps, run.derive("ascent", name))
+                    return relative_ascent(later, name, base, first[name], config.epsilon, config.ascent_steps)
+                return code_ascent(later, name, base, config.epsilon, config.ascent_steps, run.derive("ascent", name))
 
             scores[name] = run.once(f"criticality {name}", ascend)
             bar.advance(1, name)
@@ -191,7 +194,7 @@ class Rift(rtk.Strategy):
     def interpolate(self, model: nn.Module, tuned: nn.Module, run: rtk.Run) -> nn.Module:
         """The interpolated network with the best clean validation accuracy that keeps the source's robust accuracy."""
         source, target = copy.deepcopy(model.state_dict()), tuned.state_dict()
-        attack = run.attack(steps=self.config.attack_steps)
+        attack = run.attack(steps=self.config.attack_steps, exact=True)
         grid = [step / self.config.alphas for step in range(self.config.alphas + 1)]
         bar = run.progress.stage("interpolate", len(grid))
         curve = []
@@ -221,6 +224,10 @@ class Rift(rtk.Strategy):
         return model
 
 
+KEPT_BYTES = 2 << 30
+"""As much may be kept of what comes before a module."""
+
+
 def modules(model: nn.Module) -> dict[str, Tensor]:
     """The weight tensors that act as linear maps, by name: convolutions, linear layers, attention projections.
 
@@ -241,11 +248,12 @@ def adversarial_set(model: nn.Module, run: rtk.Run, count: int, steps: int) -> B
     """PGD examples of `count` training images against the source, made once (Algorithm 1, line 1)."""
     generator = torch.Generator().manual_seed(run.derive("criticality images"))
     chosen = torch.randperm(len(run.train), generator=generator)[:count]
-    attack = run.attack(steps=steps)
-    batches = []
+    attack = run.attack(steps=steps, exact=True)
+    batches: Batches = []
     for number, indices in enumerate(chosen.split(250)):
         images, labels = run.train.images(indices).to(run.device), run.train.labels[indices].to(run.device)
-        batches.append((attack(model, images, labels, seed=run.derive("criticality attack", number)), labels))
+        adversarial = attack(model, images, labels, seed=run.derive("criticality attack", number))
+        batches.append(((adversarial,), labels))
     return batches
 
 
@@ -256,15 +264,28 @@ class Losses:
     """
 
     def __init__(self, model: nn.Module, batches: Batches):
-        self.model = copy.deepcopy(model).eval().requires_grad_(False)
+        self.model: nn.Module = copy.deepcopy(model).eval().requires_grad_(False)
         self.weights = modules(self.model)
         self.batches = batches
         self.count = sum(len(labels) for _, labels in batches)
 
-    def batch_sum(self, weights: dict[str, Tensor], images: Tensor, labels: Tensor) -> Tensor:
-        """Summed loss of one batch."""
+    def beginning_at(self, name: str, operations: Operations | None) -> Losses:
+        """The same losses where only weight `name` is replaced; what comes before it is computed once, if it fits."""
+        parts = operations.split_at(name) if operations else None
+        if parts is None:
+            return self
+        before, after = parts
+        found, values = copy.copy(self), before(*self.batches[0][0])
+        if sum(value.nbytes for value in values) * len(self.batches) > KEPT_BYTES:
+            return self
+        found.model = after
+        found.batches = [(before(*images), labels) for images, labels in self.batches]
+        return found
+
+    def batch_sum(self, weights: dict[str, Tensor], values: tuple[Tensor, ...], labels: Tensor) -> Tensor:
+        """Summed loss of one batch; `values` are its images, or what was computed of them."""
         replaced = {f"net.{name}": weight for name, weight in weights.items()}
-        return F.cross_entropy(torch.func.functional_call(self.model, replaced, (images,)), labels, reduction="sum")
+        return F.cross_entropy(torch.func.functional_call(self.model, replaced, values), labels, reduction="sum")
 
     def mean(self, weights: dict[str, Tensor]) -> float:
         """Mean loss over the adversarial set."""
@@ -275,9 +296,9 @@ class Losses:
         """(mean loss, gradient of the mean loss for each name), at the source or at `weights`."""
         leaves = {name: (weights or self.weights)[name].detach().requires_grad_() for name in names}
         total, sums = 0.0, {name: torch.zeros_like(leaf) for name, leaf in leaves.items()}
-        for images, labels in self.batches:
+        for values, labels in self.batches:
             with torch.enable_grad():
-                loss = self.batch_sum(leaves, images, labels)
+                loss = self.batch_sum(leaves, values, labels)
                 found = torch.autograd.grad(loss, list(leaves.values()))
             total += float(loss.detach())
             for name, gradient in zip(names, found, strict=True):
@@ -295,31 +316,35 @@ def relative_ascent(losses: Losses, name: str, base: float, first: Tensor, epsil
     if radius == 0:
         return 0.0
     delta, gradient, best = torch.zeros_like(weight), first, 0.0
-    for _ in range(steps):
+    for step in range(1, steps + 1):
         length = float(gradient.norm())
         if length == 0 or not math.isfinite(length):
             break
         delta = project(delta + 0.5 * radius * gradient / length, radius)
+        if step == steps:  # no gradient is needed any more
+            return max(best, losses.mean({name: weight + delta}) - base)
         loss, found = losses.gradients([name], {name: weight + delta})
         gradient = found[name]
         best = max(best, loss - base)
     return best
 
 
-def code_ascent(losses: Losses, name: str, epsilon: float, steps: int, seed: int) -> float:
+def code_ascent(losses: Losses, name: str, base: float, epsilon: float, steps: int, seed: int) -> float:
     """The published code's ascent: passes of SGD with rate 1 over mini-batches of 512, projected after each pass."""
     weight = losses.weights[name].detach()
     radius = epsilon * float(weight.norm())
     if radius == 0:
         return 0.0
-    images, labels = (torch.cat(parts) for parts in zip(*losses.batches, strict=True))
+    values = tuple(map(torch.cat, zip(*(values for values, _ in losses.batches), strict=True)))
+    labels = torch.cat([labels for _, labels in losses.batches])
     generator = torch.Generator().manual_seed(seed)
-    base, current, best = losses.mean({}), weight.clone(), 0.0
+    current, best = weight.clone(), 0.0
     for _ in range(steps):
         for indices in torch.randperm(len(labels), generator=generator).split(512):
             current = current.detach().requires_grad_()
             with torch.enable_grad():
-                loss = losses.batch_sum({name: current}, images[indices], labels[indices]) / len(indices)
+                chosen = tuple(value[indices] for value in values)
+                loss = losses.batch_sum({name: current}, chosen, labels[indices]) / len(indices)
                 (gradient,) = torch.autograd.grad(loss, [current])
             current = current.detach() + gradient
         current = weight + project(current - weight, radius)

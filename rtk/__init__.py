@@ -16,14 +16,16 @@ from .strategy import Paper, Strategy
 from .threat import Threat
 
 if TYPE_CHECKING:
+    from .backbones.prefix import Operations
     from .library import evaluate, export, finetune, load
     from .observers import RunInfo
     from .run import Run
-    from .train import Step
+    from .steps import Step
 
 __all__ = [
     "Config",
     "LastBlocksConfig",
+    "Operations",
     "Paper",
     "Refusal",
     "RtkError",
@@ -46,9 +48,10 @@ __all__ = [
 
 _LATER = {
     **dict.fromkeys(("evaluate", "export", "finetune", "load"), "rtk.library"),
+    "Operations": "rtk.backbones.prefix",
     "Run": "rtk.run",
     "RunInfo": "rtk.observers",
-    "Step": "rtk.train",
+    "Step": "rtk.steps",
 }
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import Tensor, nn
 
-from rtk.backbones import Block, Classifier, SmallResNet, inspect, open_backbone
+from rtk.backbones import Block, Classifier, SmallResNet, inspect, open_backbone, opening
 from rtk.backbones.norms import NormAudit, audit
 from rtk.errors import BadBackbone, BadValue, UnknownName
 
@@ -250,3 +252,25 @@ def test_the_small_resnet_is_the_documented_one() -> None:
 def test_inception_gives_logits_while_training() -> None:
     model = open_backbone("torchvision:googlenet", weights="random", classes=3).model.train()
     assert model(images(2)).shape == (2, 3)
+
+
+class Views(nn.Module):
+    """Takes a view of its activations, which only the usual memory layout allows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(3, 4, 3, padding=1), nn.Linear(4 * 8 * 8, 5)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.fc(self.conv(images).view(len(images), -1))
+
+
+@pytest.mark.parametrize(("net", "innermost"), [(Views, False), (SmallResNet, True)])
+def test_channels_are_innermost_where_the_network_takes_it(
+    net: type[nn.Module], innermost: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(opening._SOURCES, "made", lambda: SimpleNamespace(build=lambda spec: net()))
+    spec = {"family": "made", "mean": None, "std": None, "size": [8, 8], "classes": 10, "native_classes": 10}
+    model = opening._build(spec)
+    assert model.channels_last is innermost
+    assert model(torch.rand(3, 3, 8, 8)).shape[0] == 3

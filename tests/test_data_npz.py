@@ -179,3 +179,18 @@ def test_nothing_to_cut_val_from(tmp_path):
     uri = save(tmp_path, x_train=X[:3], y_train=np.arange(3))
     with pytest.raises(BadData, match="no class has two training images"):
         open_dataset(uri).split("train")
+
+
+def test_a_named_data_set_may_lie_in_the_data_root_as_an_npz(tmp_path):
+    rng = np.random.default_rng(0)
+    content = {}
+    for part, count in (("train", 40), ("test", 20)):
+        content[f"x_{part}"] = rng.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
+        content[f"y_{part}"] = np.arange(count) % 10
+    np.savez(tmp_path / "cifar10.npz", **content)
+    data = open_dataset("cifar10", root=tmp_path)
+    assert (data.name, data.num_classes, data.augment) == ("cifar10", 10, "crop-flip")
+    assert len(data.split("train")) + len(data.split("val")) == 40
+    np.savez(tmp_path / "cifar100.npz", **content)
+    with pytest.raises(BadData, match="holds 10 classes"):
+        open_dataset("cifar100", root=tmp_path)

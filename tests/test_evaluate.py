@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -13,6 +14,7 @@ from torch import nn
 from rtk import files
 from rtk.attacks import autoattack, pgd
 from rtk.backbones import hash_state
+from rtk.data import Split
 from rtk.evaluation import Subject, chunks, identities, judge, judge_all, load, order_of, save_network
 from rtk.progress import Silent
 from rtk.seeds import derive
@@ -173,6 +175,22 @@ def test_every_image_has_exactly_one_verdict_and_the_last_chunk_is_not_dropped(s
     assert set(found) == {CLEAN, PGD}
     for one in found.values():
         assert len(one.indices) == len(set(one.indices)) == 41 == len(one.labels) == len(one.verdicts["clean"])
+
+
+def test_there_are_never_more_images_than_those_of_one_chunk(subject: Subject, monkeypatch) -> None:
+    read, alive = Split.images, []
+
+    def watched(split: Split, indices) -> torch.Tensor:
+        images = read(split, indices)
+        alive.append((len(images), weakref.ref(images)))
+        return images
+
+    monkeypatch.setattr(Split, "images", watched)
+    suite = replace(subject.suite, names=("clean",), images=320, chunk_size=64)  # as many as the checks look at
+    judge_all([replace(subject, suite=suite)], Silent(), workers=1)
+    counts = [count for count, _ in alive]
+    assert max(counts) == 64 and sum(counts) >= 320
+    assert sum(images() is not None for _, images in alive) <= 1
 
 
 def test_a_chunk_is_a_function_of_its_number_alone(subject: Subject) -> None:

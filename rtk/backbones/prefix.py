@@ -31,8 +31,10 @@ class Operations:
         self.same = torch.equal(values[self.result], model(images))
 
     @classmethod
-    def of(cls, model: Classifier, images: Tensor) -> Operations | None:
-        """Trace `model` symbolically; None where that does not give the same logits on `images` (N, C, H, W)."""
+    def of(cls, model: nn.Module, images: Tensor) -> Operations | None:
+        """Trace a `Classifier` symbolically; None where that does not give the same logits on `images` (N, C, H, W)."""
+        if not isinstance(model, Classifier):
+            return None
         try:
             with untouched(model), torch.no_grad():
                 found = cls(model, fx.symbolic_trace(model.net), images)

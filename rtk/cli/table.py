@@ -134,9 +134,26 @@ def _signs(row: Row, directory: Path) -> list[str]:
 
 def _reported(report: dict[str, Any]) -> list[str]:
     """What a strategy says that it chose; its values can be of any kind."""
-    facts = {"Module": report.get("chosen"), "alpha": report.get("alpha")}
+    facts = {
+        "Module": report.get("chosen"),
+        "alpha": report.get("alpha"),
+        "Training attack": report.get("training_attack"),
+    }
     found = [f"{name}: {_text(value)}" for name, value in facts.items() if value is not None]
-    return ["; ".join(found)] if found else []
+    return [*(["; ".join(found)] if found else []), *_shortages(report.get("memory"))]
+
+
+def _shortages(memory: object) -> list[str]:
+    """Where memory ran out before the evaluation, by phase."""
+    if not isinstance(memory, dict):
+        return []
+    found = [
+        f"{phase} {each.get('images')}" + (f" from step {each['step']}" if "step" in each else "")
+        for phase, shortages in memory.items()
+        for each in (shortages if isinstance(shortages, list) else [])
+        if isinstance(each, dict)
+    ]
+    return [f"Memory ran out; images at once: {'; '.join(found)}."] if found else []
 
 
 def _text(value: object) -> str:
