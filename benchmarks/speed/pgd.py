@@ -1,0 +1,85 @@
+"""PGD-20 evaluation in float32: rtk's evaluation against torchattacks.PGD on every image.
+
+python benchmarks/speed/pgd.py
+python benchmarks/speed/pgd.py --backbone run:DIR --eps 8/255
+"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import naive
+import torch
+from common import Race, flops, parser, run
+from torch import Tensor
+from work import SMALL, images
+
+from rtk.attacks import pgd
+from rtk.backbones import open_backbone
+from rtk.evaluation.cascade import judge
+from rtk.seeds import derive
+from rtk.threat import Threat
+
+STEPS, SIZE = 20, 128
+
+
+def main() -> None:
+    """Compare."""
+    options = parser(__doc__)
+    options.add_argument("--backbone", default=SMALL)
+    options.add_argument("--eps", type=Fraction, default=Fraction(1, 10))
+    options.add_argument("--count", type=int, default=768)
+    asked = options.parse_args()
+    torch.set_num_threads(asked.threads)
+    eps = float(asked.eps)
+    model = open_backbone(asked.backbone).model.to(asked.device)
+    published = naive.as_published(model)
+    x, y = (each.to(asked.device) for each in images(asked.count, "val"))
+
+    def with_rtk() -> Tensor:
+        found = []
+        for number, (part, labels) in enumerate(naive.batches(x, y, SIZE, None)):
+            verdicts = judge(model, part, labels, (pgd(Threat("Linf", eps), steps=STEPS),), seed=number).verdicts
+            found += verdicts[f"pgd{STEPS}"]
+        return torch.tensor(found)
+
+    def with_torchattacks() -> Tensor:
+        torch.manual_seed(0)
+        return naive.pgd_accuracy(published, x, y, eps=eps, steps=STEPS, size=SIZE).cpu()
+
+    def from_the_same_starts() -> Tensor:
+        found = torch.zeros(len(y), dtype=torch.bool)
+        for number, indices in enumerate(torch.arange(len(y)).split(SIZE)):
+            with torch.no_grad():
+                right = indices[(published(x[indices]).argmax(1) == y[indices]).cpu()]
+            torch.manual_seed(derive(number, f"pgd{STEPS}"))
+            found[right] = naive.pgd_accuracy(published, x[right], y[right], eps=eps, steps=STEPS, size=SIZE).cpu()
+        return found
+
+    def same(ours: Tensor, theirs: Tensor) -> str:
+        only_they = (ours & ~theirs).nonzero().flatten().tolist()
+        only_we = (~ours & theirs).nonzero().flatten().tolist()
+        return (
+            f"robust: rtk {int(ours.sum())}, torchattacks {int(theirs.sum())} of {len(ours)};"
+            f" broken by torchattacks alone {only_they or 'none'}, by rtk alone {only_we or 'none'}"
+        )
+
+    attacked = int((model(x).argmax(1) == y).sum())
+    run(
+        Race(
+            f"PGD-{STEPS} evaluation in float32, {asked.backbone}, {asked.count} images",
+            {
+                "rtk": with_rtk,
+                "torchattacks on every image": with_torchattacks,
+                "torchattacks on images that are right, from the same starts": from_the_same_starts,
+            },
+            same,
+            least=1.3 if asked.device == "cpu" else 2.0,
+            flops=attacked * STEPS * flops(model, x),
+        ),
+        asked,
+    )
+
+
+if __name__ == "__main__":
+    main()
