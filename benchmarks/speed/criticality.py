@@ -4,7 +4,7 @@
     python benchmarks/speed/criticality.py --defaults --backbone rtk:fashion-resnet     # rtk's defaults
 
 The published procedure copies the network for each module, runs passes of SGD through all of it, and evaluates after
-each. With --defaults it has the whole validation split, and rtk its own ascent on its 1,000 training images.
+each; it takes the whole test split. With --defaults rtk has its own ascent on its 1,000 training images.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def main() -> None:
     backbone = open_backbone(asked.backbone or SMALL) if asked.defaults else resnet18()
     model, eps, device = backbone.model.to(asked.device), float(asked.eps), asked.device
     published, names = naive.as_published(model), list(modules(model))
-    x, y = (each.to(device) for each in images(asked.count or (800 if asked.defaults else 96), "val"))
+    x, y = (each.to(device) for each in images(asked.count or (2500 if asked.defaults else 96), "test"))
     adversarial = pgd(Threat("Linf", eps), steps=10)(model, x, y, seed=0)
     seeds = {name: number for number, name in enumerate(names)}
 

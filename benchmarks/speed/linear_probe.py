@@ -22,12 +22,11 @@ def main() -> None:
     asked = options.parse_args()
     torch.set_num_threads(asked.threads)
     backbone, device = resnet18(), asked.device
-    head = backbone.structure.head
 
     def over_images() -> nn.Module:
         model = naive.as_published(backbone.model).to(device).eval()
         x, y = (each.to(device) for each in images(asked.count))
-        layer = model.net.get_submodule(head)
+        layer = backbone.structure.head_of(model.requires_grad_(False)).requires_grad_(True)
         # the same mini-batches, so that the weights can be compared
         here = run_of(backbone, train=asked.count, device=device)
         loader = here.loader(batch_size=SIZE, shuffle=True, name="fine-tune")

@@ -28,13 +28,18 @@ def main() -> None:
     options = parser(__doc__)
     options.add_argument("--backbone", default=SMALL)
     options.add_argument("--eps", type=Fraction, default=Fraction(1, 10))
+    options.add_argument("--random", action="store_true", help="random weights; its own predictions are the labels")
     options.add_argument("--count", type=int, default=768)
     asked = options.parse_args()
     torch.set_num_threads(asked.threads)
     eps = float(asked.eps)
-    model = open_backbone(asked.backbone).model.to(asked.device)
+    weights = "random" if asked.random else None
+    model = open_backbone(asked.backbone, weights=weights, classes=10).model.to(asked.device)
     published = naive.as_published(model)
     x, y = (each.to(asked.device) for each in images(asked.count, "val"))
+    if asked.random:
+        with torch.no_grad():
+            y = model(x).argmax(1)
 
     def with_rtk() -> Tensor:
         found = []
