@@ -69,11 +69,12 @@ def fit(
     optimizer = _optimizer(freeze.parameters(), recipe)
     state = Checkpoint(name, model, optimizer, checkpoint, len(loader))
     state.parts = recipe.accumulate
+    state.load()
     team, signals = processes.current(), Held()
+    team.agree(f"{name}: the checkpoints", lambda: state.position)
+    freeze.apply()  # before the objective, which exchanges the gradients of what moves now
     stepper = _Stepper(state, freeze, team.objective(model, loss), recipe, observers)
     stepper.check(loader)
-    state.load()
-    team.agree(f"{name}: the checkpoints", lambda: state.position)
     bar = observers.stage(name, recipe.epochs * len(loader))
     bar.advance(state.epoch * len(loader) + state.done)
 
@@ -121,22 +122,20 @@ def _let_through(signals: Held, state: Checkpoint) -> None:
         raise
 
 
+@dataclass
 class _Stepper:
     """Takes steps; where memory runs out, in more parts than before, if that leaves the mathematics as it is."""
 
-    def __init__(
-        self, state: Checkpoint, freeze: Freeze, objective: Objective, recipe: Recipe, observers: Observers
-    ) -> None:
-        self.state, self.freeze, self.objective, self.recipe, self.observers = (
-            state,
-            freeze,
-            objective,
-            recipe,
-            observers,
-        )
+    state: Checkpoint
+    freeze: Freeze
+    objective: Objective
+    recipe: Recipe
+    observers: Observers
+
+    def __post_init__(self) -> None:
         # batch statistics of one image are no statistics, and torch refuses them where maps are 1x1
-        self.smallest = recipe.smallest or (2 if freeze.moving else 1)
-        self.least = max(recipe.smallest or 1, recipe.sections)  # in each process
+        self.smallest = self.recipe.smallest or (2 if self.freeze.moving else 1)
+        self.least = max(self.recipe.smallest or 1, self.recipe.sections)  # in each process
 
     def check(self, loader: Loader) -> None:
         """BadValue where every step would be too small."""
