@@ -14,10 +14,16 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+from .errors import Interrupted
+
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 SAME = 1.0
 """Seconds within which signals are one request: the terminal and whoever started a process may both pass it on."""
+
+
+_asked = False
+"""Whether a signal has raised KeyboardInterrupt within `stopping`."""
 
 
 @contextmanager
@@ -26,9 +32,28 @@ def stopping() -> Iterator[None]:
 
     Only in the main thread, where alone Python handles signals.
     """
+    global _asked
+    _asked = False
     defaults = (signal.SIG_DFL, signal.default_int_handler)
     with _handled(_once(_stop), lambda handler: handler in defaults):  # not under nohup, which has SIGHUP ignored
         yield
+
+
+@contextmanager
+def heeded() -> Iterator[None]:
+    """Within `stopping`: an error that code in C has made of a KeyboardInterrupt is one again."""
+    try:
+        yield
+    except Exception as problem:
+        if _asked and not isinstance(problem, Interrupted):
+            raise KeyboardInterrupt from problem
+        raise
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    global _asked
+    _asked = True
+    raise KeyboardInterrupt
 
 
 class Held:
@@ -72,7 +97,9 @@ class Held:
 
     def _pass_on(self, number: int, frame: FrameType | None) -> None:
         handler = self._before[number]
-        (handler if callable(handler) else _stop)(number, frame)
+        if not callable(handler):
+            raise KeyboardInterrupt
+        handler(number, frame)
 
 
 Handler = Callable[[int, FrameType | None], None]
@@ -105,7 +132,3 @@ def _once(handler: Handler) -> Handler:
             handler(number, frame)
 
     return handle
-
-
-def _stop(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt

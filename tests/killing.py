@@ -28,7 +28,7 @@ import torch
 import rtk
 from rtk import data
 from rtk.errors import Interrupted
-from rtk.signals import stopping
+from rtk.signals import heeded, stopping
 
 JUDGED = {"suite": ("clean", "pgd20"), "images": 48, "chunk_size": 8, "workers": 1, "device": "cpu"}
 RIFT = {
@@ -130,7 +130,7 @@ def _child(work: Callable[[], None]) -> None:
     code = 1
     try:
         torch.set_num_threads(1)
-        with stopping():
+        with stopping(), heeded():
             work()
         code = 0
     except (Interrupted, KeyboardInterrupt):

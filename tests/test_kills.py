@@ -28,7 +28,9 @@ def killed(folder: Path, seed: int, kills: int) -> Counter[str]:
     )
     assert done.returncode == 0, done.stderr
     print(done.stdout)
-    return Counter(json.loads(done.stdout)["ends"])
+    ends = Counter(json.loads(done.stdout)["ends"])
+    assert ends["failed"] == 0, done.stderr
+    return ends
 
 
 def bits(run: Path) -> dict[str, Any]:

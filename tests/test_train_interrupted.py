@@ -20,6 +20,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from rtk import checkpoint, signals
+from rtk.errors import BadBackbone, Interrupted
 from rtk.run import Run
 from rtk.signals import Held
 
@@ -189,6 +190,22 @@ def test_handlers_are_as_before_whatever_happens() -> None:
     with pytest.raises(KeyboardInterrupt), held.hold(), held.open():
         told()
     assert [signal.getsignal(number) for number in signals.STOPPING] == before
+
+
+def test_an_error_that_a_signal_has_become_counts_as_the_signal() -> None:
+    """As where C code calls back, sees an exception and raises one of its own: "not a whole safetensors file"."""
+    with pytest.raises(KeyboardInterrupt), signals.stopping(), signals.heeded():
+        try:
+            told()
+        except KeyboardInterrupt:
+            raise BadBackbone("not a whole file") from None
+    with pytest.raises(Interrupted), signals.stopping(), signals.heeded():
+        try:
+            told()
+        except KeyboardInterrupt:
+            raise Interrupted("and what is kept") from None
+    with pytest.raises(BadBackbone), signals.stopping(), signals.heeded():
+        raise BadBackbone("not a whole file")
 
 
 @pytest.mark.parametrize("name", ["twins", "fdm", "autolora"])

@@ -550,7 +550,7 @@ def test_both_wings_learn_and_the_network_gets_more_robust(tmp_path: Path) -> No
     """From a classifier that was just replaced, on hand signs."""
     target = open_backbone("rtk:fashion-resnet", classes=10, new_head=True)
     run = small_run(target, tmp_path, dataset="signs", train=320, val=100, threat=Threat("Linf", 0.03))
-    config = TwinsConfig(**{**SHORT, "epochs": 6, "lr": 0.01, "batch_size": 16, "select_steps": 3})
+    config = TwinsConfig(**{**SHORT, "epochs": 14, "lr": 0.01, "batch_size": 16, "select_steps": 3})
     before = run.robust_accuracy(target.model).value
     network, wings = tuned(config, target.model, run)
     assert run.robust_accuracy(network).value > before + 0.1

@@ -14,7 +14,7 @@ import click
 
 from ..errors import Interrupted, RequestError, RtkError, UnknownName, printable
 from ..processes import complains, launched
-from ..signals import stopping
+from ..signals import heeded, stopping
 
 COMMANDS = {
     "finetune": "Fine-tune a backbone with a strategy, and evaluate before and after.",
@@ -119,7 +119,8 @@ def main(arguments: list[str] | None = None) -> None:
 def _run(given: list[str], traceback: bool) -> int:
     """Run one command and report what goes wrong in one line; returns the exit code."""
     try:
-        cli.main(args=given, prog_name="rtk", standalone_mode=False, obj=["rtk", *given])
+        with heeded():
+            cli.main(args=given, prog_name="rtk", standalone_mode=False, obj=["rtk", *given])
         sys.stdout.flush()  # here, since Python's own flush at exit would complain when the reader of a pipe has gone
         return 0
     except click.UsageError as problem:
