@@ -23,7 +23,7 @@ from work import SMALL, images, tune
 import rtk
 from rtk.backbones import Backbone, open_backbone
 
-FLOORS = {"training": 0.9, "criticality": 1.3, "linear probe": 3.0}
+FLOORS = {"training": 0.75, "criticality": 1.3, "linear probe": 3.0}
 ROUNDS = 3
 
 
