@@ -51,5 +51,5 @@ def has_bfloat16(device: torch.device) -> bool:
     """Whether the processor multiplies in bfloat16: AVX512-BF16 or AMX, or a GPU from Ampere on."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
-    known = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}  # from torch 2.11 on
+    known = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}  # not every torch knows
     return bool(known.get("avx512_bf16") or known.get("amx_bf16"))
