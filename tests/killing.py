@@ -1,6 +1,7 @@
 """End a piece of work at random moments, begin it again each time, and count what it took.
 
-    python tests/killing.py FOLDER SEED KILLS        rift on a few images, ended up to KILLS times until it is done
+    python tests/killing.py FOLDER SEED KILLS        rift on a few images, again and again until KILLS processes were
+                                                     killed and every phase was ended in both ways
 
 Half of the times by SIGKILL, which cannot be answered, and half by SIGTERM, as a scheduler preempts.
 
@@ -20,6 +21,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +32,7 @@ from rtk import data
 from rtk.errors import Interrupted
 from rtk.signals import heeded, stopping
 
+PHASES = ("measuring criticality", "training", "interpolating", "evaluating")
 JUDGED = {"suite": ("clean", "pgd20"), "images": 48, "chunk_size": 8, "workers": 1, "device": "cpu"}
 RIFT = {
     "epochs": 6,
@@ -68,16 +71,18 @@ def finetune(folder: Path, name: str) -> None:
     )
 
 
-def finish(work: Callable[[], None], folder: Path, seed: int, kills: int, longest: float) -> Counter[str]:
-    """Let `work` be done by processes of which the first `kills` are ended, at random within `longest` s.
+def finish(work: Callable[[], None], folder: Path, clock: random.Random, kills: int, whole: float) -> Counter[str]:
+    """Let `work` be done by processes of which the first `kills` are ended.
+
+    Each lives for a random part of `whole` s, the time that the work takes: mostly for a small one, so that there are
+    many, but now and then for long enough to come past whatever does not resume within, on any machine.
 
     Returns:
         How many processes ended how: "killed while PHASE", "stopped while PHASE" by themselves, "done", "failed".
     """
-    clock = random.Random(seed)
     ends: Counter[str] = Counter()
     for number in range(10 * kills + 10):
-        patience = clock.uniform(0, longest) if number < kills else None
+        patience = whole * clock.random() ** 3 if number < kills else None
         process = os.fork()
         if process == 0:
             _child(work)
@@ -114,16 +119,31 @@ def warm() -> None:
         importlib.import_module(name)
 
 
+def enough(ends: Counter[str], kills: int) -> bool:
+    """Whether so many were killed, and every phase was ended in both ways."""
+    every = all(ends[f"{how} while {doing}"] for doing in PHASES for how in ("killed", "stopped"))
+    return every and sum(count for end, count in ends.items() if end.startswith("killed")) >= kills
+
+
 def main(folder: Path, seed: int, kills: int) -> None:
-    """Once without a kill, into "whole", then with them, into "killed"; prints how the processes ended."""
+    """Once without a kill, into "whole", then with them, into "killed-0", ...; prints how the processes ended."""
     warm()
     folder.mkdir(parents=True, exist_ok=True)
-    finish(lambda: prepare(folder), folder / "source", seed, 0, 0)
+    clock, total = random.Random(seed), Counter[str]()
+    finish(lambda: prepare(folder), folder / "source", clock, 0, 0)
     begun = time.monotonic()
-    finish(lambda: finetune(folder, "whole"), folder / "whole", seed, 0, 0)
-    longest = (time.monotonic() - begun) / 6
-    ends = finish(lambda: finetune(folder, "killed"), folder / "killed", seed, kills, longest)
-    print(json.dumps({"seed": seed, "longest": longest, "ends": ends}))
+    finish(lambda: finetune(folder, "whole"), folder / "whole", clock, 0, 0)
+    whole = time.monotonic() - begun
+    for number in range(100):
+        name = f"killed-{number}"
+        ends = finish(partial(finetune, folder, name), folder / name, clock, 20, whole)
+        print(
+            json.dumps({"seed": seed, "run": name, "seconds uninterrupted": round(whole, 2), "ends": ends}), flush=True
+        )
+        total += ends
+        if ends["failed"] or enough(total, kills):
+            return
+    sys.exit(f"too few kills: {total}")
 
 
 def _child(work: Callable[[], None]) -> None:
