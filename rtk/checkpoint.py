@@ -18,6 +18,9 @@ from .errors import RunFailed
 INTERVAL = 300.0
 """Seconds after which a checkpoint is written inside an epoch: what a kill can cost, where writing takes about one."""
 
+SHARE = 0.05
+"""Of the time, this much may go into checkpoints after epochs: an epoch on a few images takes less than writing one."""
+
 
 @dataclass(frozen=True)
 class Kept:
@@ -65,6 +68,7 @@ class Checkpoint:
         self.best: dict[str, Any] | None = None
         self.kept: str | None = None
         self._written = time.monotonic()  # not the time of day, which can jump
+        self._cost = 0.0  # s, of the last one
 
     POSITION = ("epoch", "done", "loss", "images", "parts", "shortages", "stopped", "scores", "best")
 
@@ -75,8 +79,13 @@ class Checkpoint:
 
     @property
     def due(self) -> bool:
-        """Whether so much was done since the last one that it is worth another."""
+        """Whether one inside an epoch is worth its time."""
         return time.monotonic() - self._written > INTERVAL
+
+    @property
+    def due_after_epoch(self) -> bool:
+        """Whether one between epochs is worth its time; the first is, since it tells how long one takes."""
+        return SHARE * (time.monotonic() - self._written) >= self._cost
 
     def load(self) -> None:
         """Take up what is on disk, if anything is."""
@@ -97,10 +106,12 @@ class Checkpoint:
         """
         if broken := _broken(self.model, self.optimizer):
             raise self.failure(f"{broken} is NaN or infinite", self.position)
+        begun = time.monotonic()
         saved = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
         saved |= {name: getattr(self, name) for name in self.POSITION}
         files.write(self.path, lambda file: torch.save(saved, file))
         self._written = time.monotonic()
+        self._cost = self._written - begun
         return self.position
 
     def failure(self, what: str, position: str) -> RunFailed:

@@ -169,10 +169,10 @@ class Run:
     ) -> nn.Module:
         """Minimise `loss(model, step)` over the training split; `model` is trained in place and returned.
 
-        A run that was interrupted goes on from its last checkpoint. One is written after every epoch and, within an
-        epoch, every few minutes and when Ctrl-C or SIGTERM asks the run to end, so that `loss` has to depend on its
-        arguments alone. Under torchrun each process takes its part of every step, and the steps are those of one
-        process but for rounding; checkpoints are those of whole epochs.
+        A run that was interrupted goes on from its last checkpoint. One is written after every epoch, unless that would
+        take more than a twentieth of the time, and, within an epoch, every few minutes and when Ctrl-C or SIGTERM asks
+        the run to end, so that `loss` has to depend on its arguments alone. Under torchrun each process takes its part
+        of every step, and the steps are those of one process but for rounding; checkpoints are those of whole epochs.
 
         Where memory runs out, steps are cut into twice as many parts from then on, as with `accumulate`, and the result
         says so; with BatchNorm that normalises by the batch the run fails and says how many images fit.

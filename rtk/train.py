@@ -84,7 +84,7 @@ def fit(
     def score() -> float | None:
         if select is None:
             return None
-        if team.alone:  # a signal need not wait for the score, which can take longer than a step
+        if team.alone and state.due_after_epoch:  # a signal need not wait for the score, which can take long
             keep()
         with signals.open():
             found = team.told(float(select(model)))
@@ -105,7 +105,9 @@ def fit(
             state.finish_epoch(found := score())
             observers.event("epoch", {"phase": name, "epoch": epoch, "loss": mean, "score": found})
             state.stopped = team.told(observers.epoch_finished(name, epoch, mean, state.scores))
-            keep()
+            last = state.stopped or epoch == recipe.epochs
+            if last or not team.alone or signals.waiting or state.due_after_epoch:
+                keep()
     kept = state.keep_best()
     for parameter in model.parameters():
         parameter.requires_grad_(True)

@@ -145,6 +145,31 @@ def test_a_kill_costs_what_was_done_since_the_last_checkpoint_and_no_epoch(
     assert changed(whole, found) == set()
 
 
+def test_where_writing_takes_longer_than_training_epochs_go_unwritten_and_no_bit_changes(
+    source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[str] = []
+    save = checkpoint.Checkpoint.save
+    monkeypatch.setattr(checkpoint.Checkpoint, "save", lambda self: (written.append(self.position), save(self))[1])
+
+    def train(folder: str, share: float, at: int = 0) -> tuple[list[int], dict[str, torch.Tensor] | None]:
+        monkeypatch.setattr(checkpoint, "SHARE", share)
+        training = Training(source, tmp_path / folder, at, sys.exit, epochs=4, select="last")
+        try:
+            return training.taken, training.fit()
+        except SystemExit:
+            return training.taken, None
+
+    _, expected = train("every", 1e6)
+    assert [text.split(",")[0] for text in written] == ["epoch 1", "epoch 2", "epoch 3", "epoch 4"]
+    written.clear()
+    taken, _ = train("few", 0.0, at=9)
+    assert written == ["epoch 1, step 3"] and taken == [*range(9)]
+    taken, found = train("few", 0.0)
+    assert taken == [*range(3, 12)] and written[-1] == "epoch 4, step 12"
+    assert changed(expected, found) == set()
+
+
 def test_the_time_of_day_decides_no_checkpoint(source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written = []
     save = checkpoint.Checkpoint.save
