@@ -107,12 +107,13 @@ def test_where_memory_runs_out_before_anything_fewer_images_do(
 def test_every_attack_is_verified_and_the_checks_say_of_which_item(subject: Subject) -> None:  # noqa: F811
     (verdicts,) = judge_all([subject], Silent(), workers=1)
     found = verdicts[PGD]
-    counts = sum((Counts(**chunk) for chunk in found.facts), Counts())
+    counts = sum((Counts(**chunk["counts"]) for chunk in found.facts), Counts())
     assert counts.images == sum(found.verdicts["clean"]), "what is wrong by itself is not attacked"
     assert counts.claimed == counts.images - sum(found.verdicts["pgd20"]) > 0
     checks = {check.name: check for check in row_of("net", subject, verdicts).checks if check.item == str(PGD)}
     assert set(checks) >= {"verified-success", "recorded-success", "ball-and-range", "nested-verdicts"}
     assert {check.verdict for check in checks.values()} == {"ok"}
+    assert "with 9 BatchNorm layers as parts of the convolutions" in checks["searched-network"].text
 
 
 @pytest.mark.parametrize("spoil", ["facts", "verdicts"])
@@ -120,7 +121,7 @@ def test_a_verdict_that_does_not_hold_gives_no_number(subject: Subject, spoil: s
     (verdicts,) = judge_all([subject], Silent(), workers=1)
     found = verdicts[PGD]
     if spoil == "facts":
-        found.facts[0]["overlooked"] += 1
+        found.facts[0]["counts"]["overlooked"] += 1
     else:
         wrong = found.verdicts["clean"].index(False)
         found.verdicts["pgd20"][wrong] = True
@@ -133,7 +134,9 @@ def test_a_success_that_an_attack_announces_is_verified(source, images) -> None:
     """PGD moves every image; if that is taken for an announcement, those that withstood are denied."""
     few = images[0][:20], images[1][:20]
     attacks = (pgd(EPS, steps=3),)
-    quiet, loud = (judge(source.model, *few, attacks, 0, announced=announced).facts for announced in (False, True))
+    quiet, loud = (
+        judge(source.model, *few, attacks, 0, announced=announced).facts["counts"] for announced in (False, True)
+    )
     robust = sum(judge(source.model, *few, attacks, 0).verdicts["pgd3"])
     assert quiet["unverified"] == 0 and loud["unverified"] == robust > 0
 

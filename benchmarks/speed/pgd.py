@@ -1,7 +1,7 @@
 """PGD-20 evaluation in float32: rtk's evaluation against torchattacks.PGD on every image.
 
 python benchmarks/speed/pgd.py
-python benchmarks/speed/pgd.py --backbone run:DIR --eps 8/255
+python benchmarks/speed/pgd.py --backbone rtk:cifar10-at --dataset cifar10 --eps 8/255
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ def main() -> None:
     """Compare."""
     options = parser(__doc__)
     options.add_argument("--backbone", default=SMALL)
+    options.add_argument("--dataset", default="fashion", help="those that are no part of rtk: RTK_DATA")
     options.add_argument("--eps", type=Fraction, default=Fraction(1, 10))
     options.add_argument("--random", action="store_true", help="random weights; its own predictions are the labels")
     options.add_argument("--count", type=int, default=768)
@@ -36,7 +37,7 @@ def main() -> None:
     weights = "random" if asked.random else None
     model = open_backbone(asked.backbone, weights=weights, classes=10).model.to(asked.device)
     published = naive.as_published(model)
-    x, y = (each.to(asked.device) for each in images(asked.count, "val"))
+    x, y = (each.to(asked.device) for each in images(asked.count, "val", asked.dataset))
     if asked.random:
         with torch.no_grad():
             y = model(x).argmax(1)

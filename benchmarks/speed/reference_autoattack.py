@@ -1,7 +1,7 @@
 """AutoAttack standard in float32, with the same seeds and chunks: rtk's evaluation against pyautoattack.
 
 python benchmarks/speed/reference_autoattack.py --threads 1
-python benchmarks/speed/reference_autoattack.py --backbone run:DIR --eps 8/255
+python benchmarks/speed/reference_autoattack.py --backbone rtk:cifar10-at --dataset cifar10 --eps 8/255
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ def main() -> None:
     """Compare."""
     options = parser(__doc__)
     options.add_argument("--backbone", default=SMALL)
+    options.add_argument("--dataset", default="fashion", help="those that are no part of rtk: RTK_DATA")
     options.add_argument("--eps", type=Fraction, default=Fraction(1, 10))
     options.add_argument("--count", type=int, default=64)
     options.add_argument("--chunk", type=int, default=64)
@@ -52,7 +53,7 @@ def main() -> None:
     eps, chunk = float(asked.eps), asked.chunk
     model = open_backbone(asked.backbone).model.to(asked.device)
     published = naive.as_published(model)
-    x, y = (each.to(asked.device) for each in images(asked.count, "val"))
+    x, y = (each.to(asked.device) for each in images(asked.count, "val", asked.dataset))
 
     def with_rtk() -> Tensor:
         found = []

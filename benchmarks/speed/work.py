@@ -27,9 +27,9 @@ def resnet18() -> Backbone:
     return open_backbone(RESNET18, weights="random", classes=10)
 
 
-def images(count: int, which: str = "train") -> tuple[Tensor, Tensor]:
-    """The first images of the embedded `fashion`, (count, 3, 32, 32) and labels (count,)."""
-    split = open_dataset("fashion").split(which)  # type: ignore[arg-type]
+def images(count: int, which: str = "train", dataset: str = "fashion") -> tuple[Tensor, Tensor]:
+    """The first images of a data set, by default the embedded one, (count, 3, 32, 32) and labels (count,)."""
+    split = open_dataset(dataset).split(which)  # type: ignore[arg-type]
     return split.images(slice(0, count)), split.labels[:count]
 
 

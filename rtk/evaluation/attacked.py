@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..attacks import Attack, autoattack, label, pgd
+from ..backbones.folded import LOGITS, Folding
 from ..checks import Check, Counts, conclude, nested
 from ..data import Dataset
 from ..memory import Memory
@@ -50,7 +51,8 @@ class Cascade(Measure):
     def checks(self, facts: list[dict[str, Any]], verdicts: dict[str, list[bool]]) -> list[Check]:
         if not self.attacks:
             return []
-        return [*conclude(sum((Counts(**chunk) for chunk in facts), Counts())), nested(verdicts)]
+        counts = sum((Counts(**chunk["counts"]) for chunk in facts), Counts())
+        return [*conclude(counts), nested(verdicts), _searched([Folding(**chunk["folding"]) for chunk in facts])]
 
 
 def clean(item: Item, data: Dataset) -> Measure:
@@ -69,6 +71,20 @@ def standard(item: Item, data: Dataset) -> Measure:
     threat = _threat(item)
     attacks = autoattack(threat, data.num_classes)
     return Cascade(f"{label(attacks)}, {threat.label}", attacks, announced=True)
+
+
+def _searched(foldings: list[Folding]) -> Check:
+    """On which network the attacks searched; never more than a note, since it was compared with the judged one."""
+    layers = {folding.layers for folding in foldings}
+    if layers <= {0}:
+        return Check(name="searched-network", verdict="ok", text="Attacks searched on the network as it is.")
+    text = (
+        f"Attacks searched on the network with {max(layers)} BatchNorm layers as parts of the convolutions before them"
+        + (" (where that changed nothing but rounding)" if len(layers) > 1 else "")
+        + "; the network as it is judged what they found. Relative to the largest logit, the two differ by up to"
+    )
+    largest = max(folding.difference for folding in foldings)
+    return Check(name="searched-network", verdict="ok", value=largest, limit=LOGITS, text=f"{text} {largest:.1e}.")
 
 
 def _threat(item: Item) -> Threat:

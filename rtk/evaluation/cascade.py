@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..attacks import Attack, check_images, frozen
+from ..backbones.folded import Folding, fold
 from ..checks import Counts, after
 from ..memory import Memory
 from ..seeds import derive
@@ -33,6 +34,8 @@ def judge(
     not given to the next. Success is decided by a separate float32 forward pass of the example; NaN or infinite logits
     count as broken. The example of an image is the one that broke it, else the last attack's.
 
+    Attacks search on `rtk.backbones.folded.fold`, which gives logits and gradients but for rounding, and sooner.
+
     Args:
         images: float32 (N, C, H, W) in [0, 1].
         seed: each attack gets its own, derived from it and the attack's name.
@@ -41,7 +44,8 @@ def judge(
             changed is a success that it claims.
 
     Returns:
-        Its facts are the `rtk.checks.Counts` of what all attacks together returned.
+        Its facts: "counts", the `rtk.checks.Counts` of what all attacks together returned, and "folding", that of the
+        network on which they searched.
     """
     check_images(images)
     tick = tick or _ignore
@@ -51,18 +55,20 @@ def judge(
     verdicts = {"clean": alive.tolist()}
     tick(len(images))
     counts = Counts()
+    searched, folding = fold(model, images) if attacks else (model, Folding())
     for attack in attacks:
         kept = alive.nonzero().flatten()
         clean, wanted = images[kept], labels[kept]
         meter = Meter(tick, len(images) * attack.cost, ceiling=len(kept) * attack.cost)
-        run = partial(_attack, attack, model, clean, wanted, derive(seed, attack.name), meter.count)
+        run = partial(_attack, attack, searched, clean, wanted, derive(seed, attack.name), meter.count)
         examples[kept] = adversarial = memory.run(run)
         alive[kept] = robust = memory.run(partial(correct, model, adversarial, wanted))
         claimed = (adversarial != clean).flatten(1).any(1) if announced else None
         counts += memory.run(partial(_verify, attack, model, clean, adversarial, wanted, robust, claimed))
         verdicts[attack.name] = alive.tolist()
         meter.finish()
-    return Judged(verdicts, examples, asdict(counts)) if attacks else Judged(verdicts)
+    facts = {"counts": asdict(counts), "folding": asdict(folding)}
+    return Judged(verdicts, examples, facts) if attacks else Judged(verdicts)
 
 
 def cost(attacks: tuple[Attack, ...]) -> int:
