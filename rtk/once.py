@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .backbones.prefix import After, Operations
+from .backbones.prefix import After, Before, Operations
 from .data import Loader, Split
+from .memory import Memory
 
 KEPT_BYTES = 2 << 30
 """As much memory may be taken; with more, every epoch computes everything."""
@@ -53,8 +55,14 @@ def cut(model: nn.Module, parameters: Iterable[str], loaders: Iterable[Loader]) 
     if value[0].nbytes * sum(len(loader.split) for loader in loaders) > KEPT_BYTES:
         return None
 
+    memory = Memory(max(loader.batch_size for loader in loaders))
+
     def split_of(loader: Loader) -> Split:
-        rows = torch.cat([before(batch.images)[0].cpu() for batch in loader])
+        rows = torch.cat([memory.run(partial(_values, before, batch.images)) for batch in loader])
         return Split(Activations(rows), loader.split.labels)
 
     return after, [split_of(loader) for loader in loaders]
+
+
+def _values(before: Before, images: Tensor, batch: int) -> Tensor:
+    return torch.cat([before(part)[0].cpu() for part in images.split(batch)])

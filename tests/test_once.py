@@ -88,3 +88,22 @@ def test_nor_is_more_than_memory_is_meant_for(
     assert cut(source.model, ["fc.weight"], loaders) is not None
     monkeypatch.setattr("rtk.once.KEPT_BYTES", 1000)
     assert cut(source.model, ["fc.weight"], loaders) is None
+
+
+def test_where_memory_runs_out_fewer_images_go_at_once(
+    source: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = probe(source, tmp_path / "whole", [], once=True)
+    compute, most = nn.Conv2d.forward, []
+
+    def small(layer: nn.Conv2d, images: torch.Tensor) -> torch.Tensor:
+        if len(images) > 20:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+        most.append(len(images))
+        return compute(layer, images)
+
+    monkeypatch.setattr(nn.Conv2d, "forward", small)
+    found = probe(source, tmp_path / "parts", [], once=True)
+    assert 10 < max(most) <= 20
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-5, atol=1e-5)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import torch
@@ -26,7 +26,7 @@ class Operations:
         self.net = traced
         self.nodes = [node for node in traced.graph.nodes if node.op != "output"]
         (self.result,) = (node.args[0] for node in traced.graph.nodes if node.op == "output")
-        values = self._run(self.nodes, {}, images)
+        values = _run(traced, self.nodes, {}, model.prepared(images), wanted=self.nodes)
         self.rows = {node for node in self.nodes if _has_rows(values[node], len(images))}
         self.same = torch.equal(values[self.result], model(images))
 
@@ -63,7 +63,7 @@ class Operations:
 
         def before(images: Tensor) -> tuple[Tensor, ...]:
             with untouched(self.model), torch.no_grad():
-                values = self._run(earlier, {}, images)
+                values = _run(self.net, earlier, {}, self.model.prepared(images), wanted=between)
             return tuple(values[node] for node in between)
 
         return before, After(self.net, [node for node in self.nodes if node in later], between, self.result)
@@ -79,9 +79,6 @@ class Operations:
             if node in found:
                 found.update(node.all_input_nodes)
         return [node for node in self.nodes if node in found]
-
-    def _run(self, nodes: list[fx.Node], values: dict[fx.Node, Any], images: Tensor) -> dict[fx.Node, Any]:
-        return _run(self.net, nodes, values, self.model.prepared(images))
 
     def _uses(self, node: fx.Node, parameter: str) -> bool:
         if node.op not in ("call_module", "get_attr"):
@@ -99,17 +96,29 @@ class After(nn.Module):
 
     def forward(self, *values: Tensor) -> Tensor:
         """What `before` returned to logits (N, classes)."""
-        found: Tensor = _run(self.net, self.nodes, dict(zip(self.between, values, strict=True)))[self.result]
+        known = dict(zip(self.between, values, strict=True))
+        found: Tensor = _run(self.net, self.nodes, known, wanted=[self.result])[self.result]
         return found
 
 
-def _run(net: fx.GraphModule, nodes: list[fx.Node], values: dict[fx.Node, Any], *inputs: Tensor) -> dict[fx.Node, Any]:
-    """The values of all `nodes`, each computed from those before it."""
+def _run(
+    net: fx.GraphModule,
+    nodes: list[fx.Node],
+    values: dict[fx.Node, Any],
+    *inputs: Tensor,
+    wanted: Collection[fx.Node],
+) -> dict[fx.Node, Any]:
+    """The values of the nodes that are `wanted`; every other one goes as soon as nothing needs it any more."""
     interpreter = fx.Interpreter(net)
     interpreter.args_iter = iter(inputs)
     interpreter.env = dict(values)
+    last = {needed: node for node in nodes for needed in node.all_input_nodes}
+    kept = set(wanted)
     for node in nodes:
         interpreter.env[node] = interpreter.run_node(node)
+        for needed in node.all_input_nodes:
+            if last[needed] is node and needed not in kept:
+                interpreter.env.pop(needed, None)
     return interpreter.env
 
 
