@@ -19,7 +19,8 @@ from torch import nn
 
 from . import costs, environment, files, precision, processes, results, rundir
 from .backbones import Backbone, Classifier, hash_state, open_backbone
-from .data import Dataset, open_dataset
+from .data import Dataset, Split, open_dataset
+from .data.stratify import stratified_split
 from .errors import Interrupted, PluginError, RtkError
 from .evaluation import (
     Subject,
@@ -81,6 +82,11 @@ class Host:
         self.backbone = _open_backbone(request, self.data)
         known = self.backbone.threat or Threat()
         self.threat = Threat(options.norm or known.norm, known.eps if options.eps is None else options.eps)
+        self.train = self.data.split("train")
+        if options.train_fraction < 1:
+            seed = derive(options.seed, "train fraction")
+            kept, _ = stratified_split(self.train.labels.numpy(), 1 - options.train_fraction, seed)
+            self.train = self.train.subset(torch.from_numpy(kept))
         self.suite = options.suite_at(self.threat, options.evaluation_seed)
         for item in self.suite.items:  # what cannot be judged is refused before anything is trained
             measure_of(item, self.data)
@@ -152,7 +158,8 @@ class Host:
             "strategy_source": self.request.source_sha256,
             "precision": self.precision.precision,
             "weights": hash_state(self.backbone.model.native_state()),
-            **{name: self.data.split(name).sha256 for name in ("train", "val")},
+            "train": self.train.sha256,
+            "val": self.data.split("val").sha256,
         }
 
     def _finetuned(self) -> costs.Cost:
@@ -201,7 +208,7 @@ class Host:
         return Run(
             source=source,
             structure=self.backbone.structure,
-            train=self.data.split("train"),
+            train=self.train,
             val=self.data.split("val"),
             augment=self.data.augment,
             classes=self.data.num_classes,
@@ -266,7 +273,7 @@ class Host:
             command=command,
             strategy=_describe_strategy(self.request),
             backbone=describe_backbone(self.backbone),
-            dataset=_describe_data(self.data),
+            dataset=_describe_data(self.data, self.train),
             observers=self.request.observers,
             threat=asdict(self.threat),
             seed=self.request.options.seed,
@@ -330,8 +337,8 @@ def _describe_strategy(request: Request) -> dict[str, Any]:
     }
 
 
-def _describe_data(data: Dataset) -> dict[str, Any]:
-    splits = {name: data.split(name) for name in ("train", "val")}  # the test split is opened by evaluation alone
+def _describe_data(data: Dataset, train: Split) -> dict[str, Any]:
+    splits = {"train": train, "val": data.split("val")}  # the test split is opened by evaluation alone
     return {
         "uri": data.uri,
         "classes": data.num_classes,

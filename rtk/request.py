@@ -34,6 +34,13 @@ class RunOptions(EvaluationOptions, SourceOptions):
     seed: int = option(
         0, "Seed of everything random in training, and of a new classifier.", origin="rtk", ge=0, lt=2**31
     )
+    train_fraction: float = option(
+        1.0,
+        "Share of the training images to train on, the same of every class; which of them, the seed decides.",
+        origin="rtk",
+        gt=0,
+        le=1,
+    )
     precision: Literal["auto", "float32", "bfloat16"] = option(
         "auto",
         "Format of the attacks that train; auto is bfloat16 where the processor has instructions for it. What is"

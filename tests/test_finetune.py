@@ -18,6 +18,7 @@ from torch import nn
 import rtk
 from rtk import results
 from rtk.backbones import open_backbone
+from rtk.data import open_dataset
 from rtk.errors import BadValue, PluginError, RunExists
 from rtk.host import finetune
 from rtk.registry import Plugin
@@ -222,3 +223,23 @@ def test_a_run_that_is_killed_goes_on_and_ends_with_the_same_bits(tmp_path: Path
     last = launch(killed)
     assert last.wait(300) == 0, last.stderr.read().decode()
     assert comparable(killed) == comparable(tmp_path / "whole")
+
+
+def test_a_share_of_the_training_images_is_the_same_of_every_class(tmp_path: Path) -> None:
+    seen: dict[str, torch.Tensor] = {}
+
+    def look(model: nn.Module, run: rtk.Run) -> nn.Module:
+        seen[run.directory.name] = run.train.images(slice(None)).flatten(1).sum(1)
+        assert torch.equal(run.train.labels.bincount(), whole.labels.bincount() // 20)
+        assert len(run.val) == len(fashion.split("val"))
+        return model
+
+    fashion = open_dataset("fashion")
+    whole = fashion.split("train")
+    found = {}
+    for name, seed in (("first", 1), ("again", 1), ("other", 2)):
+        asked = request(making(look), tmp_path / name, train_fraction=0.05, seed=seed)
+        found[name] = finetune(asked)
+    assert found["first"].dataset["images"]["train"] == len(seen["first"]) == len(whole) // 20
+    assert torch.equal(seen["first"], seen["again"]) and not torch.equal(seen["first"], seen["other"])
+    assert found["first"].dataset["sha256"]["train"] != found["other"].dataset["sha256"]["train"]
