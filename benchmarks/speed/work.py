@@ -33,9 +33,17 @@ def images(count: int, which: str = "train", dataset: str = "fashion") -> tuple[
     return split.images(slice(0, count)), split.labels[:count]
 
 
-def run_of(backbone: Backbone, *, train: int, val: int = 10, device: str = "cpu", eps: float = 8 / 255) -> Run:
-    """A run of rtk on the first images of `fashion`, in a temporary folder."""
-    data, place = open_dataset("fashion"), Path(tempfile.mkdtemp(prefix="rtk-speed-"))
+def run_of(
+    backbone: Backbone,
+    *,
+    train: int,
+    val: int = 10,
+    device: str = "cpu",
+    eps: float = 8 / 255,
+    dataset: str = "fashion",
+) -> Run:
+    """A run of rtk on the first images of a data set, in a temporary folder."""
+    data, place = open_dataset(dataset), Path(tempfile.mkdtemp(prefix="rtk-speed-"))
     where = torch.device(device)
     return Run(
         source=copy.deepcopy(backbone.model).to(where),
@@ -43,7 +51,7 @@ def run_of(backbone: Backbone, *, train: int, val: int = 10, device: str = "cpu"
         train=data.split("train").subset(torch.arange(train)),
         val=data.split("val").subset(torch.arange(val)),
         augment="none",
-        classes=10,
+        classes=data.num_classes,
         new_head=False,
         threat=Threat("Linf", eps),
         seed=0,
