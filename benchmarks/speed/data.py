@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from common import Race, parser, run
 from PIL import Image
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Subset
 from torchvision import datasets, transforms
 
 from rtk.data import Loader, open_dataset
@@ -63,7 +63,8 @@ def main() -> None:
         resize = [transforms.Resize(asked.side), transforms.CenterCrop(asked.side)]
         crop = transforms.RandomCrop(asked.side, padding=asked.side // 8, padding_mode="reflect")
         chain = transforms.Compose([*resize, crop, transforms.RandomHorizontalFlip(), transforms.ToTensor()])
-        theirs = datasets.ImageFolder(str(place / "train"), chain)
+        every = datasets.ImageFolder(str(place / "train"), chain)
+        theirs = Subset(every, range(len(split)))  # rtk holds some back for validation
 
     def with_rtk() -> int:
         loader = Loader(split, SIZE, shuffle=True, augment="crop-flip", device=asked.device)
