@@ -170,7 +170,8 @@ def test_listing_imports_no_torch() -> None:
 
 def test_listings_name_what_can_be_opened() -> None:
     rows = list_backbones()
-    assert [row.uri for row in rows if row.uri.startswith("rtk:")] == ["rtk:cifar10-at", "rtk:fashion-resnet"]
+    own = [row.uri for row in rows if row.uri.startswith("rtk:")]
+    assert own == ["rtk:cifar10-at", "rtk:cifar100-at", "rtk:fashion-resnet"]
     assert len({row.uri for row in rows}) == len(rows)
     marked = [row.uri.rsplit("/", 1)[-1] for row in rows if "cannot be fine-tuned" in row.note]
     assert set(marked) == ENSEMBLES
