@@ -195,6 +195,13 @@ def test_the_specs_of_the_repository_can_be_run(name: str) -> None:
     assert used == (own if name == "quickstart" else {"cartl", "last-k"})
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "benchmarks" / "evidence").glob("*.toml")), ids=lambda path: path.stem)
+def test_the_specs_of_the_evidence_plan_cells_that_differ_and_are_named_in_it(path: Path) -> None:
+    cells = cells_of(read_spec(path))
+    assert len({cell.name for cell in cells}) == len(cells) >= 10
+    assert f"benchmarks/evidence/{path.name}" in (ROOT / "benchmarks" / "EVIDENCE.md").read_text()
+
+
 @pytest.mark.parametrize("name", ["cifar10-linf", "cifar100-linf", "gtsrb-linf", "imagenet-transfer"])
 def test_the_leaderboards_plan_as_many_cells_as_their_table_says(name: str) -> None:
     cells = cells_of(read_spec(ROOT / "benchmarks" / f"{name}.toml"))
