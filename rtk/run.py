@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,11 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from . import files, processes
+from .accuracy import estimate
 from .attacks import Attack, frozen, pgd, trades_pgd
 from .backbones import Structure
 from .charts import Chart, Kind
 from .checkpoint import Kept
-from .data import Batch, Loader, Split
+from .data import Loader, Split
 from .errors import BadValue
 from .freeze import Mode, Statistics
 from .memory import Memory
@@ -276,7 +276,7 @@ class Run:
 
     def accuracy(self, model: nn.Module, which: Literal["train", "val"] = "val") -> Estimate:
         """Share of unperturbed images that are classified correctly."""
-        return self._estimate(which, model, lambda position, batch, at_once: batch.images)
+        return self._estimate(which, model)
 
     def robust_accuracy(
         self,
@@ -286,40 +286,21 @@ class Run:
         attack: Attack | None = None,
         seed: int | None = None,
     ) -> Estimate:
-        """Share that is classified correctly under `attack` (PGD-10 by default), with the same noise at every call.
+        """Share that is classified correctly without and under `attack`, with the same noise at every call.
 
-        Always in float32.
+        PGD-10 by default; always in float32. What is wrong without the attack is not attacked, as in an evaluation.
         """
         chosen = replace(attack or self.attack(steps=10, exact=True), precision="float32")
-        base = self.derive("robust accuracy") if seed is None else seed
-
-        def attacked(position: int, batch: Batch, at_once: int) -> Tensor:
-            return chosen(model, batch.images, batch.labels, seed=derive(base, position), batch=at_once)
-
-        return self._estimate(which, model, attacked)
+        return self._estimate(which, model, chosen, self.derive("robust accuracy") if seed is None else seed)
 
     def _estimate(
-        self, which: Literal["train", "val"], model: nn.Module, images: Callable[[int, Batch, int], Tensor]
+        self, which: Literal["train", "val"], model: nn.Module, attack: Attack | None = None, seed: int = 0
     ) -> Estimate:
-        """Share of a split that is classified correctly; each process classifies some of the batches.
-
-        Args:
-            images: what is classified in place of a batch, with at most so many images in the network at once.
-        """
-        group, memory = processes.current(), Memory(256)
-
-        def right(position: int, batch: Batch, at_once: int) -> int:
-            parts = images(position, batch, at_once).split(at_once)
-            return int((torch.cat([self.predict(model, part) for part in parts]) == batch.labels).sum())
-
-        correct = n = 0
-        for position, batch in enumerate(self.loader(which, batch_size=memory.batch)):
-            if position % group.size == group.rank:
-                correct += memory.run(partial(right, position, batch))
-            n += len(batch.labels)
+        memory = Memory(256)
+        found = estimate(model, self.loader(which, batch_size=memory.batch), memory, attack, seed)
         if memory.halved:
             self._report_memory("accuracy", [{"images": memory.batch}])
-        return Estimate(int(group.sum(correct)), n)
+        return found
 
     def _report_memory(self, phase: str, shortages: list[dict[str, int]]) -> None:
         """Say in the result where memory ran out."""

@@ -155,9 +155,10 @@ def test_rift(tmp_path: Path) -> None:
         for name, value in moved.weights.items():
             mixed.all[name] = mixed.weights[name] = ((1 - alpha) * state[name] + alpha * value).detach()
         images, labels = run.val.images(torch.arange(22)), run.val.labels
-        attacked = mixed.attacked(images, labels, run_seed(run), 2)
-        clean, robust = ((mixed.logits(each).argmax(1) == labels).float().mean() for each in (images, attacked))
-        curve[alpha] = (float(clean), float(robust), -alpha)
+        right = mixed.logits(images).argmax(1) == labels
+        attacked = mixed.attacked(images[right], labels[right], run_seed(run), 2)
+        robust = (mixed.logits(attacked).argmax(1) == labels[right]).sum() / len(labels)
+        curve[alpha] = (float(right.float().mean()), float(robust), -alpha)
     best_alpha = max(curve, key=lambda alpha: curve[alpha])
     assert report["alpha"] == best_alpha
     found = snapshot(tuned)

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 
-import torch
 from torch import Tensor, nn
 
-from ..attacks import Attack, check_images, frozen
+from ..accuracy import correct
+from ..attacks import Attack, check_images
 from ..backbones.folded import Folding, fold
 from ..checks import Counts, after
 from ..memory import Memory
@@ -74,15 +74,6 @@ def judge(
 def cost(attacks: tuple[Attack, ...]) -> int:
     """Image-forwards per image, when nothing breaks."""
     return 1 + sum(attack.cost for attack in attacks)
-
-
-def correct(model: nn.Module, images: Tensor, labels: Tensor, batch: int) -> Tensor:
-    """Whether each image is classified as labelled, bool (N,), with at most `batch` of them in the network at once."""
-    if len(images) == 0:
-        return torch.zeros(0, dtype=torch.bool, device=images.device)
-    with frozen(model), torch.no_grad():
-        logits = torch.cat([model(part).float() for part in images.split(batch)])
-    return (logits.argmax(1) == labels) & torch.isfinite(logits).all(1)
 
 
 def _attack(

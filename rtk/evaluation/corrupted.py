@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..accuracy import correct
 from ..corruptions import NAMES, SEVERITIES, Baseline, CorruptedFolder, corrupt, scale_for, summarise
 from ..data import Dataset
 from ..errors import BadData, BadValue
 from ..memory import Memory
 from ..results import EVALUATION, Corrupted, Row, read_evaluation
 from ..suite import Item
-from .cascade import correct
 from .measure import Judged, Measure, Tick
 
 KEY = "corruptions"

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .. import environment, files, rundir
+from ..accuracy import correct
 from ..attacks.checks import inside
 from ..backbones import hash_state, open_backbone
 from ..checks import Check
@@ -21,7 +22,6 @@ from ..statistics import Estimate
 from ..suite import Item
 from ..threat import Threat
 from . import examples
-from .cascade import correct
 from .chunks import Collected
 from .exactness import exactly
 from .foreign import Foreign
