@@ -30,6 +30,7 @@ from .evaluation import (
     measure_of,
     row_of,
     save_network,
+    shared_with_others,
 )
 from .memory import ran_out
 from .observers import Display, LogFile, Observers, RunInfo
@@ -264,6 +265,7 @@ class Host:
             device=str(self.device),
             verdicts=self.directory / "evaluation" / name,
             batch_size=options.evaluation_batch_size,
+            shared=shared_with_others(environment.describe(self.device)) if place != self.directory else None,
         )
 
     def _result(self, rows: list[Row], seconds: dict[str, float], memory: dict[str, int], command: list[str]) -> Result:

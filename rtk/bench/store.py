@@ -3,6 +3,7 @@
 cells/STRATEGY-DATA-KEY/       a run directory for each cell, see rtk/rundir.py
 cells/STRATEGY-DATA-KEY.toml   the options that it was made with
 failures/KEY.json              why there is no result
+sources/                       verdicts of what cells start from; may be deleted, see rtk/evaluation/shared.py
 spec.toml                      the spec as it last was
 index.json                     what the results say; may be deleted, see rtk/bench/index.py
 """
@@ -23,6 +24,7 @@ import filelock
 
 from .. import files, results, rundir
 from ..errors import BadData
+from ..evaluation.shared import PLACE
 from ..results import Result
 from .cells import Cell
 from .index import Index
@@ -132,13 +134,19 @@ class Store:
         files.write_bytes(path, "".join(lines).encode())
         return path
 
+    @property
+    def environment(self) -> dict[str, str]:
+        """Variables with which the cells' processes begin."""
+        return {PLACE: str((self.root / "sources").resolve())}
+
     def keep_spec(self, spec: Path) -> None:
         """Copy the spec, so that the folder tells what it is."""
         files.write_bytes(self.root / "spec.toml", spec.expanduser().read_bytes())
 
     def sweep(self) -> None:
         """Delete what killed processes left half written beside the run directories; see rtk/rundir.py for these."""
-        for folder in (self.root, self.root / "cells", self.root / "failures"):
+        shared = (path for path in (self.root / "sources").glob("*/*/") if path.is_dir())
+        for folder in (self.root, self.root / "cells", self.root / "failures", *shared):
             for path in filter(files.is_leftover, folder.glob(".*")):
                 with suppress(OSError):  # another process may be at work here: what is new is left alone
                     if abs(time.time() - path.stat().st_mtime) > LEFT:

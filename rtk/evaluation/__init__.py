@@ -15,6 +15,7 @@ interruptions change no verdict.
     memory.py     fewer images at once when memory runs out
     exactness.py  the same bits every time
     chunks.py     one chunk: from its number to its verdicts on disk
+    shared.py     verdicts of a network that many runs start from
     workers.py    many chunks, in processes
     scores.py     from verdicts to what a result says
     curve.py      accuracy against the radius
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from .measure import Judged, Measure, measure_of
     from .request import EvaluateOptions, EvaluationRequest, build
     from .scores import changes_between, final_of, row_of
+    from .shared import shared_with_others
     from .subject import Subject, load, order_of, save_network
     from .verify import verify_examples, verify_images
     from .workers import judge_all
@@ -60,6 +62,7 @@ _HOME = {
     "order_of": "subject",
     "row_of": "scores",
     "save_network": "subject",
+    "shared_with_others": "shared",
     "verify_examples": "verify",
     "verify_images": "verify",
 }
@@ -83,6 +86,7 @@ __all__ = [
     "order_of",
     "row_of",
     "save_network",
+    "shared_with_others",
     "verify_examples",
     "verify_images",
 ]

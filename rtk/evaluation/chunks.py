@@ -14,7 +14,7 @@ from .. import files
 from ..memory import Memory
 from ..seeds import derive
 from ..suite import PROTOCOL, Item
-from . import examples
+from . import examples, shared
 from .exactness import exactly
 from .measure import Measure, Tick, measure_of
 from .subject import Subject, load
@@ -104,7 +104,13 @@ def identities(subject: Subject) -> dict[Item, dict[str, Any]]:
 
 
 def judge_chunk(subject: Subject, chunk: Chunk, tick: Tick) -> None:
-    """Compute one chunk and write its verdicts; before them its examples, where those are kept."""
+    """Compute one chunk and write its verdicts; before them its examples, where those are kept.
+
+    Where another process has been quicker, its verdicts are taken.
+    """
+    if is_done(subject, chunk):
+        tick(work(subject, chunk))
+        return
     loaded = load(subject)
     indices = loaded.order[chunk.start : chunk.stop]
     device = torch.device(subject.device)
@@ -123,24 +129,25 @@ def judge_chunk(subject: Subject, chunk: Chunk, tick: Tick) -> None:
         )
     if subject.examples is not None and found.examples is not None:
         examples.write_part(subject.examples, chunk.item, chunk.number, found.examples)
-    files.write_json(
-        path_of(subject, chunk),
-        {
-            "indices": indices.tolist(),
-            "labels": labels.tolist(),
-            "verdicts": found.verdicts,
-            "facts": found.facts,
-            "seconds": round(time.monotonic() - begun, 3),
-            "cpu": round(time.process_time() - cpu, 3),
-            "batch_size": memory.batch,
-            "halved": memory.halved,
-        },
-    )
+    verdicts = {
+        "indices": indices.tolist(),
+        "labels": labels.tolist(),
+        "verdicts": found.verdicts,
+        "facts": found.facts,
+        "seconds": round(time.monotonic() - begun, 3),
+        "cpu": round(time.process_time() - cpu, 3),
+        "batch_size": memory.batch,
+        "halved": memory.halved,
+    }
+    if subject.shared is not None:
+        files.write_json(subject.shared / _file(subject, chunk), verdicts)
+    files.write_json(path_of(subject, chunk), verdicts)
 
 
 def is_done(subject: Subject, chunk: Chunk) -> bool:
-    """Whether the verdicts of a chunk are on disk; they are written last."""
-    return path_of(subject, chunk).exists()
+    """Whether the verdicts of a chunk are on disk, where they are written last; those that are shared are copied."""
+    here = path_of(subject, chunk)
+    return here.exists() or (subject.shared is not None and shared.copy(subject.shared / _file(subject, chunk), here))
 
 
 def cpu_seconds(subject: Subject, chunk: Chunk) -> float:
@@ -151,8 +158,13 @@ def cpu_seconds(subject: Subject, chunk: Chunk) -> float:
 
 def path_of(subject: Subject, chunk: Chunk) -> Path:
     """Where the verdicts of a chunk are written."""
+    return subject.verdicts / _file(subject, chunk)
+
+
+def _file(subject: Subject, chunk: Chunk) -> Path:
+    """Named by everything that can change the verdicts."""
     folder = f"{chunk.item.file}-{identities(subject)[chunk.item]['id']}"
-    return subject.verdicts / folder / f"{chunk.number:05d}.json"
+    return Path(folder) / f"{chunk.number:05d}.json"
 
 
 def collect(subject: Subject) -> dict[Item, Collected]:

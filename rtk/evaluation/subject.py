@@ -29,6 +29,7 @@ class Subject:
         verdicts: where the verdicts of this subject are kept.
         batch_size: images in the network at once; None for a whole chunk. It changes no verdict.
         examples: where adversarial images are kept; None where they are not.
+        shared: where verdicts of this network lie that other runs have in common with this one, see shared.py.
     """
 
     directory: Path
@@ -41,6 +42,7 @@ class Subject:
     verdicts: Path
     batch_size: int | None = None
     examples: Path | None = None
+    shared: Path | None = None
 
 
 @dataclass(frozen=True)

@@ -62,7 +62,7 @@ class Cluster:
         self.store, self.asked = store, jobs
         self.threads = os.environ.get("OMP_NUM_THREADS") or THREADS
         passed = {name: value for name, value in os.environ.items() if name.startswith("RTK_") or name == "PYTHONPATH"}
-        self.place = tasks.Place(Path.cwd(), {**passed, "OMP_NUM_THREADS": self.threads})
+        self.place = tasks.Place(Path.cwd(), {**passed, **store.environment, "OMP_NUM_THREADS": self.threads})
         self.on_gpus = any(map(devices.takes_one, cells))
         self.jobs: list[_Job] = []
         self.tasks: dict[Any, _Job] = {}

@@ -51,7 +51,9 @@ class Local:
             device = devices.freest(self.devices, [busy.device for busy in self.busy])
         typed = arguments(self.store, cell, max(1, cores() // self.jobs))
         visible = {devices.VISIBLE: device} if device else {}
-        self.busy.append(_Busy(cell, Work(typed, {leash.HELD: "1", **visible}, self.leash[0]), device))
+        self.busy.append(
+            _Busy(cell, Work(typed, {leash.HELD: "1", **self.store.environment, **visible}, self.leash[0]), device)
+        )
 
     def ended(self) -> list[tuple[Cell, Ended]]:
         time.sleep(PAUSE)
