@@ -1,4 +1,6 @@
-"""PGD-20 evaluation in float32: rtk's evaluation against torchattacks.PGD on every image.
+"""PGD-20 evaluation in float32: rtk's evaluation against torchattacks.PGD on every image, from the same starts.
+
+The peer is also given only the images that are right without an attack, which somebody had to find out for it.
 
 python benchmarks/speed/pgd.py
 python benchmarks/speed/pgd.py --backbone rtk:cifar10-at --dataset cifar10 --eps 8/255
@@ -7,6 +9,7 @@ python benchmarks/speed/pgd.py --backbone rtk:cifar10-at --dataset cifar10 --eps
 from __future__ import annotations
 
 from fractions import Fraction
+from functools import partial
 
 import naive
 import torch
@@ -14,6 +17,7 @@ from common import Race, flops, parser, run
 from torch import Tensor
 from work import SMALL, images
 
+from rtk.accuracy import correct
 from rtk.attacks import pgd
 from rtk.backbones import open_backbone
 from rtk.evaluation.cascade import judge
@@ -49,18 +53,21 @@ def main() -> None:
             found += verdicts[f"pgd{STEPS}"]
         return torch.tensor(found)
 
-    def with_torchattacks() -> Tensor:
-        torch.manual_seed(0)
-        return naive.pgd_accuracy(published, x, y, eps=eps, steps=STEPS, size=SIZE).cpu()
+    right = correct(model, x, y, SIZE).cpu()
+    chunks = list(torch.arange(len(y)).split(SIZE))
 
-    def from_the_same_starts() -> Tensor:
+    def with_torchattacks(chosen: list[Tensor]) -> Tensor:
+        """Which images are right before and after; where those that are right come first, their starts are rtk's."""
         found = torch.zeros(len(y), dtype=torch.bool)
-        for number, indices in enumerate(torch.arange(len(y)).split(SIZE)):
-            with torch.no_grad():
-                right = indices[(published(x[indices]).argmax(1) == y[indices]).cpu()]
+        for number, indices in enumerate(chosen):
             torch.manual_seed(derive(number, f"pgd{STEPS}"))
-            found[right] = naive.pgd_accuracy(published, x[right], y[right], eps=eps, steps=STEPS, size=SIZE).cpu()
-        return found
+            found[indices] = naive.pgd_accuracy(
+                published, x[indices], y[indices], eps=eps, steps=STEPS, size=SIZE
+            ).cpu()
+        return found & right
+
+    every = [indices[torch.argsort(~right[indices], stable=True)] for indices in chunks]
+    mere = [indices[right[indices]] for indices in chunks]
 
     def same(ours: Tensor, theirs: Tensor) -> str:
         only_they = (ours & ~theirs).nonzero().flatten().tolist()
@@ -70,18 +77,17 @@ def main() -> None:
             f" broken by torchattacks alone {only_they or 'none'}, by rtk alone {only_we or 'none'}"
         )
 
-    attacked = int((model(x).argmax(1) == y).sum())
     run(
         Race(
             f"PGD-{STEPS} evaluation in float32, {asked.backbone}, {asked.count} images",
             {
                 "rtk": with_rtk,
-                "torchattacks on every image": with_torchattacks,
-                "torchattacks on images that are right, from the same starts": from_the_same_starts,
+                "torchattacks on every image": partial(with_torchattacks, every),
+                "torchattacks on the images that are right": partial(with_torchattacks, mere),
             },
             same,
             least=1.3 if asked.device == "cpu" else 2.0,
-            flops=attacked * STEPS * flops(model, x),
+            flops=int(right.sum()) * STEPS * flops(model, x),
         ),
         asked,
     )

@@ -43,8 +43,11 @@ def _races(races: list[dict[str, Any]]) -> str:
 
 
 def _machines(races: list[dict[str, Any]]) -> str:
-    said = sorted({_where(facts["machine"]) for facts in races})
-    return "Machine: " + "; ".join(said) + "."
+    found: dict[str, set[str]] = {}
+    for facts in races:
+        found.setdefault(_where(facts["machine"]), set()).add(f"`{Path(facts['command'].split()[1]).name}`")
+    lines = [f"* {', '.join(sorted(scripts))}: {machine}" for machine, scripts in sorted(found.items())]
+    return "\n".join(["Machines:", "", *lines])
 
 
 def _where(machine: dict[str, Any]) -> str:
