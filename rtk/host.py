@@ -221,6 +221,7 @@ class Host:
             progress=self.observers,
             origin=_origin(self.request.options.backbone),
             precision=self.precision,
+            compile=self.request.options.compile,
         )
 
     def _accept(self, tuned: object) -> Classifier:

@@ -47,6 +47,12 @@ class RunOptions(EvaluationOptions, SourceOptions):
         " measured is float32.",
         origin="rtk",
     )
+    compile: Literal["auto", "inductor", "none"] = option(
+        "auto",
+        "What the attacks that train search on; auto folds BatchNorm into the convolutions where that is the same"
+        " function; inductor compiles that with torch.compile.",
+        origin="rtk",
+    )
     evaluation_seed: int = EVALUATION_SEED
     evaluation_batch_size: int | None = EVALUATION_BATCH
     observe: tuple[str, ...] = option(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,6 +27,7 @@ from .precision import FLOAT32, Choice
 from .progress import Progress
 from .recipe import Select
 from .schedules import Schedule, constant
+from .searched import Compile, Searched
 from .seeds import derive
 from .statistics import Estimate
 from .steps import Loss
@@ -68,6 +70,7 @@ class Run:
             the run hears of it here; see `rtk.observers`.
         origin: the run that this one goes on from, when the backbone is `run:DIR`; else None.
         precision: what attacks compute in while the network trains.
+        compile: what is made of the network for them.
     """
 
     source: nn.Module
@@ -84,8 +87,10 @@ class Run:
     progress: Progress
     origin: Origin | None = None
     precision: Choice = FLOAT32
+    compile: Compile = "auto"
 
     def __post_init__(self) -> None:
+        self._attacks = 0
         if isinstance(self.progress, Observers):
             self._observers = self.progress
         else:  # a mere display
@@ -108,22 +113,31 @@ class Run:
     ) -> Attack:
         """PGD within the run's threat; call it as `attack(model, images, labels, seed=step.seed)`.
 
-        It is for training, and computes in the run's precision, which then stands in the result.
+        It is for training, and computes in the run's precision, on what `rtk.searched` makes of the network; the result
+        says both.
 
         Args:
             step_size: in pixels of [0, 1]; eps / 4 by default.
             random_start: "ce" starts uniformly in the ball, or at the image; "kl" always starts beside the image.
             loss: "ce", the cross-entropy; or "kl", the divergence from the clean prediction that TRADES ascends, always
                 in float32: its first gradient is smaller than what bfloat16 rounds away.
-            exact: in float32 whatever the run's precision, for what is measured.
+            exact: in float32 and on the network as it is, for what is measured.
         """
         if loss == "kl":
-            return trades_pgd(threat or self.threat, steps=steps, step_size=step_size)
-        found = pgd(threat or self.threat, steps=steps, step_size=step_size, random_start=random_start)
+            found = trades_pgd(threat or self.threat, steps=steps, step_size=step_size)
+        else:
+            found = pgd(threat or self.threat, steps=steps, step_size=step_size, random_start=random_start)
         if exact:
             return found
-        self.report(training_attack=str(self.precision))
-        return replace(found, precision=self.precision.precision)
+        chosen = self.precision if loss == "ce" else Choice("float32", "the attack of TRADES")
+        self._attacks += 1
+        search = Searched(
+            self.compile,
+            chosen.precision,
+            once=partial(self.once, f"attack {self._attacks}: folding changes nothing"),
+            report=lambda network: self.report(training_attack=f"{chosen}; {network}"),
+        )
+        return replace(found, precision=chosen.precision, search=search)
 
     def loader(
         self,
@@ -290,7 +304,7 @@ class Run:
 
         PGD-10 by default; always in float32. What is wrong without the attack is not attacked, as in an evaluation.
         """
-        chosen = replace(attack or self.attack(steps=10, exact=True), precision="float32")
+        chosen = replace(attack or self.attack(steps=10, exact=True), precision="float32", search=None)
         return self._estimate(which, model, chosen, self.derive("robust accuracy") if seed is None else seed)
 
     def _estimate(

@@ -94,7 +94,8 @@ def test_the_choice_stands_in_the_result_and_a_run_goes_on_only_with_it(
     }
     monkeypatch.setattr(precision, "has_bfloat16", lambda device: False)
     result = rtk.finetune("at", **options)
-    assert result.report["training_attack"] == "float32 (this CPU has no instructions for bfloat16)"
+    said = "float32 (this CPU has no instructions for bfloat16); 9 BatchNorm layers folded into what comes before"
+    assert result.report["training_attack"] == said
     (tmp_path / "run" / "result.json").unlink()
     monkeypatch.setattr(precision, "has_bfloat16", lambda device: True)
     with pytest.raises(RunExists, match="precision: float32 there, bfloat16 asked"):

@@ -112,6 +112,8 @@ class Attack:
         settings: everything that can change the result, as stored with an evaluation (JSON).
         cost: about how many forward passes an attacked image takes; for the estimate of the time left.
         precision: what the network computes its logits and gradients in; bfloat16 is for training alone.
+        search: gives, for a network and the images, the one to search on, which is the same function of images; None
+            for the network itself.
     """
 
     name: str
@@ -120,6 +122,7 @@ class Attack:
     cost: int
     build: Callable[[nn.Module, int], Any] = field(repr=False, compare=False)
     precision: Precision = "float32"
+    search: Callable[[nn.Module, Tensor], nn.Module] | None = field(default=None, repr=False, compare=False)
 
     def __call__(
         self,
@@ -154,7 +157,8 @@ class Attack:
             return images.detach().clone()
         clean = images.detach().contiguous()
         with frozen(model), seeded(seed, images.device), torch.enable_grad():
-            attacker = self.build(Logits(model, tick, batch, self.precision).eval(), seed)
+            network = model if self.search is None else self.search(model, clean)
+            attacker = self.build(Logits(network, tick, batch, self.precision).eval(), seed)
             adversarial = attacker(clean, labels).detach()
         check_ball(clean, adversarial, self.threat, self.name)
         return adversarial
