@@ -110,7 +110,7 @@ def draw(found: dict[str, list[dict[str, float]]], title: str, path: Path) -> No
             if "accuracy" in label:
                 axes.plot(epochs, [100 * line["train"] for line in lines], color=colour, linestyle="--")
         axes.set(xlabel="epoch", title=label)
-        axes.set_ylim(bottom=0)
+        axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)
         axes.legend()
     picture.savefig(path, dpi=120)
