@@ -121,6 +121,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backbone", default="rtk:cifar10-at")
     parser.add_argument("--dataset", default="gtsrb")
+    parser.add_argument("--train-fraction", type=float, default=0.3)
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--lr", type=float, default=0.03)
     parser.add_argument("--attack-steps", type=int, default=5)
@@ -131,6 +132,7 @@ def main() -> None:
         "backbone": asked.backbone,
         "dataset": asked.dataset,
         "eps": "8/255",
+        "train_fraction": asked.train_fraction,
         "epochs": asked.epochs,
         "lr": asked.lr,
         "milestones": [round(asked.epochs / 2), round(asked.epochs * 5 / 6)],
@@ -139,7 +141,8 @@ def main() -> None:
         "images": 2000,
     }
     found = {name: watched(name, asked.runs / f"mechanism-{name}", options) for name in STRATEGIES}
-    title = f"{asked.backbone} to {asked.dataset}, {asked.epochs} epochs at rate {asked.lr:g}, PGD-{asked.attack_steps}"
+    share = f"{100 * asked.train_fraction:g} % of {asked.dataset}"
+    title = f"{asked.backbone} to {share}, {asked.epochs} epochs at rate {asked.lr:g}, PGD-{asked.attack_steps}"
     files.write_json(asked.out.with_suffix(".json"), {"options": options, **found})
     draw(found, title, asked.out.with_suffix(".png"))
 
