@@ -315,10 +315,8 @@ def test_archives_put_nothing_outside_of_their_folder(
     assert tarfile.TarFile.extraction_filter is None  # as it was before
 
 
-def test_torchvision_itself_unpacks_nothing_outside(tmp_path: Path) -> None:
-    (tmp_path / "root").mkdir()
-    with pytest.raises(tarfile.FilterError):
-        extract_archive(str(escaping(tmp_path / "a.tar", "up")), str(tmp_path / "root"))
+def test_a_zip_that_torchvision_unpacks_puts_nothing_outside_of_its_folder(tmp_path: Path) -> None:
+    """Of a tar that is up to its version; rtk does not rely on it, see above."""
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as found:
         found.writestr("../made", b"")
     extract_archive(str(tmp_path / "a.zip"), str(tmp_path / "root"))
