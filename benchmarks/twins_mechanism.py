@@ -123,7 +123,7 @@ def main() -> None:
     parser.add_argument("--dataset", default="gtsrb")
     parser.add_argument("--train-fraction", type=float, default=0.3)
     parser.add_argument("--epochs", type=int, default=12)
-    parser.add_argument("--lr", type=float, default=0.03)
+    parser.add_argument("--lr", type=float, default=0.01)
     parser.add_argument("--attack-steps", type=int, default=5)
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="where the runs are, or will be")
     parser.add_argument("--out", type=Path, required=True, help="without an ending")
