@@ -42,6 +42,7 @@ def write(path: Path, fill: Callable[[IO[bytes]], object]) -> None:
             raise
         _sync_folder(path.parent)
     except OSError as problem:
+        _check(path)  # it may have gone meanwhile
         raise write_error(path, problem) from problem
 
 
@@ -102,6 +103,7 @@ def append(path: Path, line: str) -> None:
                 file.truncate(before)
                 raise
     except OSError as problem:
+        _check(path)
         raise write_error(path, problem) from problem
 
 
@@ -157,8 +159,14 @@ def holding(lock: Path) -> Iterator[None]:
 
     Else a folder that was deleted would come to life again as half a run, and one that another process has begun
     anew would be written by two.
+
+    Raises:
+        RunFailed: it has gone already.
     """
-    _held[lock] = _marks(lock)
+    try:
+        _held[lock] = _marks(lock)
+    except OSError:
+        raise gone(lock.parent) from None
     try:
         yield
     finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -127,3 +128,23 @@ def test_only_temporary_files_are_leftovers(tmp_path: Path) -> None:
     for name in (".lock", ".gitignore", "a.0123abcd", ".a.0123abcz", ".a.json"):
         assert not files.is_leftover(tmp_path / name)
     assert files.is_leftover(tmp_path / ".a.json.0123abcd")
+
+
+@pytest.mark.parametrize("when", ["before", "while"])
+def test_a_held_folder_that_goes_while_it_is_written_is_told_from_one_that_cannot_be(tmp_path: Path, when: str) -> None:
+    """Else a benchmark, for which a folder that cannot be written is no cell's failure, would end."""
+    lock = tmp_path / "run" / ".lock"
+    lock.parent.mkdir()
+    lock.write_text("12 on here\n")
+
+    def taken_away(_: object) -> None:
+        shutil.rmtree(lock.parent)
+
+    with pytest.raises(RunFailed, match=f"run {files.GONE}"), files.holding(lock):
+        if when == "before":
+            taken_away(None)
+            files.append(lock.parent / "log", "line")
+        files.write(lock.parent / "a.json", taken_away)
+    shutil.rmtree(lock.parent, ignore_errors=True)
+    with pytest.raises(RunFailed, match=f"run {files.GONE}"), files.holding(lock):
+        pytest.fail("it had gone before it was held")

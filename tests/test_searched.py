@@ -158,9 +158,7 @@ OPTIONS = {
 def test_compiled_networks_train_as_others_do(tmp_path: Path) -> None:
     found = {}
     for asked in ("none", "inductor"):
-        found[asked] = rtk.finetune(
-            "at", out=tmp_path / asked, compile=asked, images=200, precision="float32", **OPTIONS
-        )
+        found[asked] = rtk.finetune("at", out=tmp_path / asked, compile=asked, **OPTIONS)
     said = found["inductor"].report["training_attack"]
     assert said.endswith("9 BatchNorm layers folded into what comes before; compiled by torch.compile"), said
     clean = [result.rows[1].scores["clean"].correct for result in found.values()]
