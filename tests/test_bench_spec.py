@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from rtk import results
 from rtk.bench.cells import cells_of
 from rtk.bench.spec import Spec, expand, read_spec
 from rtk.errors import RtkError
@@ -206,6 +207,17 @@ def test_the_specs_of_the_evidence_plan_cells_that_differ_and_are_named_in_it(
     cells = cells_of(read_spec(path))
     assert len({cell.name for cell in cells}) == len(cells) > 1
     assert f"benchmarks/evidence/{path.name}" in (ROOT / "benchmarks" / "EVIDENCE.md").read_text()
+
+
+def test_every_committed_result_belongs_to_a_spec_and_can_be_read() -> None:
+    """Its cell may have changed since; the strategy's source is part of a cell's name."""
+    evidence = ROOT / "benchmarks" / "evidence"
+    found = sorted(evidence.glob("results/*/cells/*/result.json"))
+    assert found
+    for path in found:
+        result, spec = results.read(path), read_spec(evidence / f"{path.parts[-4]}.toml")
+        used = {cell.all["strategy"] for cell in expand(spec)}
+        assert result.strategy["name"] in used and path.parts[-2].startswith(result.strategy["name"])
 
 
 @pytest.mark.parametrize("name", ["cifar10-linf", "cifar100-linf", "gtsrb-linf", "imagenet-transfer"])
