@@ -90,7 +90,6 @@ class Run:
     compile: Compile = "auto"
 
     def __post_init__(self) -> None:
-        self._attacks = 0
         if isinstance(self.progress, Observers):
             self._observers = self.progress
         else:  # a mere display
@@ -130,13 +129,8 @@ class Run:
         if exact:
             return found
         chosen = self.precision if loss == "ce" else Choice("float32", "the attack of TRADES")
-        self._attacks += 1
-        search = Searched(
-            self.compile,
-            chosen.precision,
-            once=partial(self.once, f"attack {self._attacks}: folding changes nothing"),
-            report=lambda network: self.report(training_attack=f"{chosen}; {network}"),
-        )
+        report = partial(self._report_attack, chosen)
+        search = Searched(self.compile, chosen.precision, once=self.once, report=report)
         return replace(found, precision=chosen.precision, search=search)
 
     def loader(
@@ -315,6 +309,9 @@ class Run:
         if memory.halved:
             self._report_memory("accuracy", [{"images": memory.batch}])
         return found
+
+    def _report_attack(self, precision: Choice, network: str) -> None:
+        self.report(training_attack=f"{precision}; {network}")
 
     def _report_memory(self, phase: str, shortages: list[dict[str, int]]) -> None:
         """Say in the result where memory ran out."""

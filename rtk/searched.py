@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
+from functools import partial
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from . import files
 from .backbones.folded import Twin
 from .errors import BadValue
 from .precision import Precision
@@ -20,12 +22,14 @@ is compiled by torch.compile, too; none: the network as it is."""
 
 
 class Searched:
-    """What an attack is given in place of the network that trains. The first one is followed; any other is itself.
+    """What an attack is given in place of a network that trains, whose weights it follows from call to call.
+
+    It depends on the network alone, not on what was attacked before, so that a resumed run computes the same bits.
 
     Args:
         asked: see `Compile`.
         precision: what the attack computes in.
-        once: keeps an answer for a resumed run, which then computes the same bits; see `Run.once`.
+        once: keeps an answer, by its name, for a resumed run; see `Run.once`.
         report: told what was chosen, in words.
     """
 
@@ -33,13 +37,11 @@ class Searched:
         self,
         asked: Compile,
         precision: Precision,
-        once: Callable[[Callable[[], bool]], bool],
+        once: Callable[[str, Callable[[], bool]], bool],
         report: Callable[[str], None],
     ):
         self.asked, self.precision, self.once, self.report = asked, precision, once, report
-        self.followed: Callable[[], nn.Module | None] | None = None
-        self.twin: Twin | None = None
-        self.network: nn.Module | None = None
+        self.known: MutableMapping[nn.Module, tuple[Twin | None, nn.Module | None]] = weakref.WeakKeyDictionary()
 
     def __call__(self, model: nn.Module, images: Tensor) -> nn.Module:
         """The network for an attack on these images (N, C, H, W); `model` is in evaluation mode, its weights frozen.
@@ -47,25 +49,30 @@ class Searched:
         Raises:
             BadValue: it was to be compiled, and cannot be.
         """
-        if self.followed is None:
-            self.followed = weakref.ref(model)
-            self._begin(model, images)
-        if self.network is None or self.followed() is not model:
-            return model
-        if self.twin is not None:
-            self.twin.follow()
-        return self.network
+        if model not in self.known:
+            self.known[model] = self._begin(model, images)
+        twin, network = self.known[model]
+        if twin is not None:
+            twin.follow()
+        return model if network is None else network
 
-    def _begin(self, model: nn.Module, images: Tensor) -> None:
+    def _begin(self, model: nn.Module, images: Tensor) -> tuple[Twin | None, nn.Module | None]:
+        """Its folded twin, and what is searched instead of it; None where there is none."""
         said = []
         twin = None if self.asked == "none" else Twin.of(model)
-        if twin is not None and self.once(lambda: twin.agrees(model, images)):
-            self.twin, self.network = twin, twin.network
+        # by rounding the answer might be another one at another state of the weights
+        name = f"folding changes nothing in {files.digest(str(model))[:12]}"
+        if twin is not None and not self.once(name, partial(twin.agrees, model, images)):
+            twin = None
+        network: nn.Module | None = None
+        if twin is not None:
+            network = twin.network
             said.append(f"{twin.layers} BatchNorm layers folded into what comes before")
         if self.asked == "inductor":
-            self.network = self._compiled(self.network or model, images)
+            network = self._compiled(network or model, images)
             said.append("compiled by torch.compile")
         self.report("; ".join(said) or "the network as it is")
+        return twin, network
 
     def _compiled(self, network: nn.Module, images: Tensor) -> nn.Module:
         found = Padded(torch.compile(network, dynamic=False), len(images))

@@ -28,7 +28,7 @@ EPS = Threat("Linf", 0.1)
 
 
 def searched(asked: str, said: list[str] | None = None) -> Searched:
-    return Searched(asked, "float32", lambda compute: compute(), (said if said is not None else []).append)
+    return Searched(asked, "float32", lambda name, compute: compute(), (said if said is not None else []).append)
 
 
 def trained(model: Classifier, images: torch.Tensor, labels: torch.Tensor, steps: int = 3) -> None:
@@ -82,12 +82,16 @@ def test_the_attack_of_every_step_is_that_on_the_network_but_for_rounding(source
     assert said == ["9 BatchNorm layers folded into what comes before"]
 
 
-def test_only_the_first_network_is_followed(source, images) -> None:
+def test_every_network_is_followed_whatever_was_attacked_before(source, images) -> None:
     first, second = (copy.deepcopy(source.model).eval() for _ in range(2))
-    search = searched("auto")
-    assert search(first, images[0]) is not first
-    assert search(second, images[0]) is second
-    assert search(first, images[0]) is not first
+    trained(second, *images)
+    mixed, alone = searched("auto"), searched("auto")
+    mixed(first, images[0])
+    found, expected = (search(second, images[0]).state_dict() for search in (mixed, alone))
+    assert all(torch.equal(value, expected[name]) for name, value in found.items())
+    assert mixed(first, images[0]) is not mixed(second, images[0])
+    del second
+    assert len(mixed.known) == 1, "what is gone is forgotten"
 
 
 @pytest.mark.parametrize("asked", ["auto", "none"])
@@ -123,7 +127,7 @@ def test_a_resumed_run_does_not_ask_again(source, tmp_path: Path, monkeypatch: p
         monkeypatch.setattr(Twin, "agrees", lambda *_: pytest.fail("asked again"))
         attack = small_run(source, tmp_path / str(answer)).attack(steps=1)
         attack(source.model, x, y, seed=0)
-        assert (attack.search.network is not None) == answer
+        assert (attack.search(source.model, x) is not source.model) == answer
         monkeypatch.undo()
 
 
