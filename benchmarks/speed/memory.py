@@ -1,6 +1,7 @@
 """What a training step of a WideResNet-34-10 needs at batch size 128, counted tensor by tensor: no GPU is needed.
 
     python benchmarks/speed/memory.py
+    python benchmarks/speed/memory.py --strategy trades     # the step itself, and the most that its process has held
 
 Weights, gradients, momentum, and everything that autograd keeps from a forward pass for the backward pass, for a step
 on the weights and for a step of the attack. What a library takes besides (workspaces of convolutions, fragmentation)
@@ -15,7 +16,9 @@ import torch
 from common import parser
 from torch import Tensor
 from torch.nn import functional as F
+from work import tune
 
+from rtk import costs
 from rtk.attacks import Logits, frozen
 from rtk.backbones import open_backbone
 from rtk.precision import Precision
@@ -44,9 +47,16 @@ def main() -> None:
     options.add_argument("--backbone", default=BACKBONE)
     options.add_argument("--batch", type=int, default=128)
     options.add_argument("--measured", type=int, default=4, help="images that are passed, and twice as many")
+    options.add_argument("--strategy", help="fine-tune by a step of it, with attacks of one step, instead of counting")
     asked = options.parse_args()
     torch.set_num_threads(asked.threads)
-    model = open_backbone(asked.backbone, weights="random", classes=10).model.train()
+    backbone = open_backbone(asked.backbone, weights="random", classes=10)
+    if asked.strategy is not None:
+        tune(asked.strategy, backbone, asked.batch, device=asked.device, epochs=1, attack_steps=1)
+        most = costs.device_bytes(torch.device(asked.device)) or costs.peak_bytes()
+        print(f"{asked.backbone}, {asked.strategy}, batch {asked.batch}: {most / 2**30:.2f} GiB, libraries and all")
+        return
+    model = backbone.model.train()
     own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     weights = sum(parameter.nbytes for parameter in model.parameters())
 
