@@ -83,11 +83,7 @@ class Host:
         self.backbone = _open_backbone(request, self.data)
         known = self.backbone.threat or Threat()
         self.threat = Threat(options.norm or known.norm, known.eps if options.eps is None else options.eps)
-        self.train = self.data.split("train")
-        if options.train_fraction < 1:
-            seed = derive(options.seed, "train fraction")
-            kept, _ = stratified_split(self.train.labels.numpy(), 1 - options.train_fraction, seed)
-            self.train = self.train.subset(torch.from_numpy(kept))
+        self.train = training_images(self.data, options.train_fraction, options.seed)
         self.suite = options.suite_at(self.threat, options.evaluation_seed)
         for item in self.suite.items:  # what cannot be judged is refused before anything is trained
             measure_of(item, self.data)
@@ -301,6 +297,15 @@ class Host:
             "changed_parameters": sum(size for name, size in sizes.items() if name in parameters),
             "changed_values": sum(sizes.values()),
         }
+
+
+def training_images(data: Dataset, fraction: float, seed: int) -> Split:
+    """What is trained on: the training split, or the share of each class that --train-fraction and --seed name."""
+    whole = data.split("train")
+    if fraction == 1:
+        return whole
+    kept, _ = stratified_split(whole.labels.numpy(), 1 - fraction, derive(seed, "train fraction"))
+    return whole.subset(torch.from_numpy(kept))
 
 
 def _open_backbone(request: Request, data: Dataset) -> Backbone:
