@@ -204,6 +204,10 @@ def test_the_specs_of_the_evidence_plan_cells_that_differ_and_are_named_in_it(
     for weights in re.findall(r'"(runs/.*?\.safetensors)"', path.read_text()):  # which the commands of its head make
         Path(weights).parent.mkdir(parents=True)
         Path(weights).touch()
+    for run in map(Path, re.findall(r'"run:(runs/.*?)"', path.read_text())):
+        run.mkdir(parents=True)
+        (run / "config.json").write_text('{"strategy": "at", "config": {}, "options": {"dataset": "cifar10"}}')
+        (run / "model.safetensors").touch()
     cells = cells_of(read_spec(path))
     assert len({cell.name for cell in cells}) == len(cells) > 1
     assert f"benchmarks/evidence/{path.name}" in (ROOT / "benchmarks" / "EVIDENCE.md").read_text()
