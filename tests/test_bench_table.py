@@ -166,6 +166,7 @@ def test_random_sources_are_one_row_over_seeds(real: dict[str, Any]) -> None:
     random_row, own, *_ = table.rows
     assert (random_row.name, random_row.seeds) == ("source weights=random", (0, 1))
     assert (own.name, own.seeds) == ("source", ())
+    assert random_row.start == f"{own.start}, weights random", "other weights are another network"
     accuracy = random_row.entries["clean"].accuracy
     assert accuracy.mean == pytest.approx(0.125) and accuracy.deviation == pytest.approx(0.035355339)
     assert {row.entries["clean"].versus.to for row in table.rows[2:] if row.entries["clean"].versus} == {

@@ -47,7 +47,7 @@ class Standing:
         name: of the strategy with the options that tell it apart, or "source" with those of the backbone.
         strategy: its name; None for a source.
         configuration: what its runs have in common, as SHA-256: `Cell.configuration`; None for a source.
-        backbone: URI of the network that it started from.
+        start: the network that it started from: the URI of a backbone, and the weights that replace its own.
         dataset: URI.
         runs: folders of the runs in this row, below `cells` of the benchmark, by seed; of a source, those that it was
             judged in first.
@@ -67,7 +67,7 @@ class Standing:
     name: str
     strategy: str | None
     configuration: str | None
-    backbone: str
+    start: str
     dataset: str
     runs: tuple[str, ...]
     seeds: tuple[int, ...]
@@ -239,6 +239,12 @@ def _start(cell: Cell, record: Record) -> Start:
     return record.backbone, cell.request.options.weights
 
 
+def started(start: Start) -> str:
+    """The network in words: its backbone, and the file of weights, or "random", where they are not its own."""
+    backbone, weights = start
+    return backbone if weights is None else f"{backbone}, weights {weights}"
+
+
 def _source(start: Start, runs: list[Found], all: list[Start]) -> _Draft:
     """The row of what runs began with: one network, or with random weights one for each seed."""
     several = [len({each[part] for each in all}) > 1 for part in (0, 1)]
@@ -262,7 +268,7 @@ def _standing(draft: _Draft, base: _Draft | None, best: dict[str, bool], pareto:
         name=draft.name,
         strategy=_strategy(draft) if tuned else None,
         configuration=draft.runs[0][0].configuration if tuned else None,
-        backbone=records[0].backbone,
+        start=started(draft.start),
         dataset=records[0].dataset,
         runs=tuple(cell.name for cell, _ in draft.runs),
         seeds=tuple(draft.networks) if tuned or len(draft.networks) > 1 else (),

@@ -84,7 +84,7 @@ class Line:
     def text(self) -> str:
         """What the filter searches, in small letters."""
         standing = self.standing
-        return " ".join([standing.name, standing.dataset, standing.backbone, *standing.warnings]).lower()
+        return " ".join([standing.name, standing.dataset, standing.start, *standing.warnings]).lower()
 
 
 class Board:
@@ -97,7 +97,7 @@ class Board:
 
     def __init__(self, number: int, table: Table):
         self.number, self.table = number, table
-        self.backbones = list(dict.fromkeys(row.backbone for row in table.rows))
+        self.starts = list(dict.fromkeys(row.start for row in table.rows))
         self.data = list(dict.fromkeys(row.dataset for row in table.rows))
         self.single = any(not _several(row) for row in table.rows)
         self.several = any(_several(row) for row in table.rows)
@@ -130,7 +130,7 @@ class Board:
     def columns(self) -> list[Column]:
         """From left to right, without the first, which holds the names."""
         found = [Column("", "flags")]
-        found += [Column("", "backbone", "ascending", True)] if len(self.backbones) > 1 else []
+        found += [Column("", "backbone", "ascending", True)] if len(self.starts) > 1 else []
         found += [Column("", "data", "ascending", True)] if len(self.data) > 1 else []
         for key, (label, n) in self.table.items.items():
             group = f"{label}, n = {n:,}"
@@ -186,8 +186,8 @@ class Board:
 
     def _cells(self, row: Standing) -> Iterator[Cell]:
         yield Cell(len(row.warnings), "")
-        if len(self.backbones) > 1:
-            yield Cell(row.backbone, row.backbone)
+        if len(self.starts) > 1:
+            yield Cell(row.start, row.start)
         if len(self.data) > 1:
             yield Cell(row.dataset, row.dataset)
         for key in self.table.items:

@@ -11,6 +11,7 @@ from typing import Any
 
 from .. import config
 from ..bench.cells import Cell
+from ..bench.standings import started
 from ..charts import Chart, charts_of
 from ..checks import Check
 from ..errors import BadData, BadValue
@@ -74,6 +75,11 @@ class Run:
     result: Result
     folder: Path
     names: Sequence[str] | None = None
+
+    @property
+    def start(self) -> str:
+        """The network that it started from."""
+        return started((self.result.backbone["uri"], self.cell.request.options.weights))
 
     @property
     def threat(self) -> str:
