@@ -277,8 +277,9 @@ def test_the_noise_is_marked_whole_and_what_is_plainly_worse_is_not(real: dict[s
     (table,) = tables(found, made)
     assert [row.entries["clean"].best for row in table.rows] == [True, True, True, False]
     lines = render([table], "text").splitlines()
-    assert [line.count("] *") for line in lines[2:6]] == [2, 2, 2, 1] and "*: not significantly worse" in lines[6]
-    assert "front: the Pareto front of clean against PGD-20" in lines[6]
+    assert [line.count("] *") for line in lines[2:6]] == [2, 2, 2, 1] and "*: not significantly worse" in lines[7]
+    assert "front: the Pareto front of clean against PGD-20" in lines[7]
+    assert lines[6] == "All rows start from rtk:fashion-resnet."
 
 
 def test_autoattack_comes_before_pgd_on_the_front(real: dict[str, Any]) -> None:

@@ -124,7 +124,10 @@ def _cells(table: Table) -> list[list[str]]:
 
 
 def _notes(table: Table) -> Iterator[str]:
-    """What the signs of a table mean."""
+    """What all rows have in common, and what the signs of a table mean."""
+    starts = {row.start for row in table.rows}
+    if len(starts) == 1:
+        yield f"All rows start from {starts.pop()}."
     several = any(len(row.seeds) > 1 for row in table.rows)
     single = any(len(row.seeds) < 2 for row in table.rows)
     compared = any(_compared(table, key) or _based(table, key) for key in table.items)
