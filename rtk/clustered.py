@@ -45,11 +45,13 @@ def difference(before: Sequence[float], after: Sequence[float]) -> Difference:
     """Compare the shares of the same images.
 
     Bonett & Price's interval for proportions is that of the mean after an image that was gained and one that was lost
-    were added; so it is here. The p-value is that of the exact sign test.
+    were added. Here they are added with the largest change that an image had, 1 where there is none: whole images would
+    drown changes of a few copies each. The p-value is that of the exact sign test.
     """
     changes = [new - old for old, new in zip(before, after, strict=True)]
     gained, lost = sum(change > 0 for change in changes), sum(change < 0 for change in changes)
-    padded = [*changes, 1.0, -1.0]
+    largest = max(map(abs, changes)) or 1.0
+    padded = [*changes, largest, -largest]
     middle, half = fmean(padded), Z * math.sqrt(pvariance(padded) / len(padded))
     reach = max(-1.0, middle - half), min(1.0, middle + half)
     return Difference(fmean(changes), reach, sign_test(gained, lost), gained, lost, len(changes))

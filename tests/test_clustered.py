@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
@@ -56,6 +58,28 @@ def test_one_verdict_per_image_gives_the_interval_for_paired_proportions(pairs: 
     found, wanted = difference(list(map(float, before)), list(map(float, after))), paired(before, after)
     assert found.interval == pytest.approx(wanted.interval, abs=1e-9) and found.value == pytest.approx(wanted.value)
     assert (found.p, found.gained, found.lost, found.n) == (wanted.p, wanted.gained, wanted.lost, wanted.n)
+
+
+def test_changes_of_single_copies_are_not_drowned_by_whole_images() -> None:
+    """20 of 200 images gain one of 75 copies each, none loses: the interval says so, as the sign test does."""
+    before, after = [0.5] * 200, [0.5 + 1 / 75] * 20 + [0.5] * 180
+    found = difference(before, after)
+    assert found.p < 0.001 and found.interval[0] > 0
+    assert difference(after, before).interval == pytest.approx([-each for each in reversed(found.interval)])
+
+
+def test_the_interval_of_a_difference_covers_the_truth() -> None:
+    """Images whose copies flip together now and then: nineteen of twenty intervals hold the true change."""
+    chance = random.Random(0)
+    mean, held, trials, images, copies = 0.1 * (0.6 * 0.2 - 0.4 * 0.2), 0, 1000, 200, 75
+    for _ in range(trials):
+        changes = []
+        for _ in range(images):
+            moved = round(copies * chance.uniform(0, 0.4)) / copies if chance.random() < 0.1 else 0.0
+            changes.append(moved if chance.random() < 0.6 else -moved)
+        low, high = difference([0.5] * images, [0.5 + change for change in changes]).interval
+        held += low <= mean <= high
+    assert 0.93 < held / trials < 0.995
 
 
 def test_shares_belong_to_their_image() -> None:
