@@ -92,6 +92,12 @@ def test_a_cell_for_each_device_at_once(
     assert Local(cells_of(Spec(name="mine", run=RUN)), Store(tmp_path), Silent(), jobs=asked).jobs == jobs
 
 
+def environment(process: int) -> list[bytes]:
+    path = Path(f"/proc/{process}/environ")
+    wait_for(path.read_bytes)  # for a moment a process that has just been started has none
+    return path.read_bytes().split(b"\0")
+
+
 def test_a_cells_process_sees_its_device_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(devices.VISIBLE, raising=False)
     monkeypatch.setattr(devices, "COUNT", "print(3)")
@@ -102,7 +108,7 @@ def test_a_cells_process_sees_its_device_alone(tmp_path: Path, monkeypatch: pyte
             assert engine.room()
             engine.begin(cell)
         assert not engine.room()
-        given = [Path(f"/proc/{busy.work.process.pid}/environ").read_bytes().split(b"\0") for busy in engine.busy]
+        given = [environment(busy.work.process.pid) for busy in engine.busy]
     finally:
         engine.stop()
     seen = [entry.decode() for each in given for entry in each if entry.startswith(b"CUDA_VISIBLE_DEVICES=")]
