@@ -153,6 +153,16 @@ def test_what_only_one_has_is_listed(real: dict[str, Any], tmp_path: Path) -> No
     assert found.only_first[-1] == "linear-probe lr=0.2 on fashion, seed 0"
 
 
+def test_runs_with_other_batch_sizes_are_other_runs(real: dict[str, Any], tmp_path: Path) -> None:
+    """--batch-size of rtk evaluate says where it is computed; that of a strategy is a hyper-parameter."""
+    varied = SPEC.replace("vary = {lr = [0.1, 0.2]}", "lr = 0.1\nvary = {batch_size = [16, 64]}")
+    first = bench(tmp_path / "a", real, spec=varied)
+    second = bench(tmp_path / "b", real, spec=varied.replace("[16, 64]", "[16]"))
+    found = compare(first, second)
+    assert [(pair.name, pair.seeds) for pair in found.pairs[1:]] == [("linear-probe batch_size=16", (0, 1))]
+    assert len(found.only_first) == 2 and not found.only_second
+
+
 def test_a_damaged_result_is_left_out_and_said(real: dict[str, Any], tmp_path: Path) -> None:
     first, second = bench(tmp_path / "a", real), bench(tmp_path / "b", real)
     broken = next((second / "cells").glob("*/result.json"))

@@ -129,7 +129,15 @@ def test_cells_that_differ_in_their_seed_alone_are_repetitions() -> None:
 
 
 def test_a_cell_that_is_asked_for_twice_is_run_once() -> None:
-    assert len(cells_of(spec(vary={"workers": [1, 2], "eps": ["8/255", 8 / 255]}))) == 1
+    assert len(cells_of(spec(vary={"eps": ["8/255", 8 / 255]}))) == 1
+
+
+@pytest.mark.parametrize(("name", "values"), [("data_root", ["/tmp/a", "/tmp/b"]), ("workers", [1, 2])])
+def test_cells_that_differ_in_where_they_are_computed_are_refused(name: str, values: list[Any]) -> None:
+    """They are one cell, so that one of them would be left out without a word."""
+    with pytest.raises(RtkError, match=f"are the same run: {name} says where it is computed") as refused:
+        cells_of(spec(vary={name: values}))
+    assert refused.value.exit_code == 2
 
 
 @pytest.mark.parametrize("option", ["weights", "dataset"])
@@ -169,6 +177,9 @@ BAD = [
     ('name = "a"\n[[run]]\nstrategy = "at"\n[run.vary]\nlr = [0.1, -1]', "Cell 'at lr=-1 seed=0': --lr: needs", "--lr"),
     ('name = "a"\n[[run]]\nstrategy = "rift"\ndataset = "signs"', "Cell 'rift dataset=signs seed=0': rift fine-", ""),
     ("name = ", "not a TOML file", ""),
+    ('name = "a"\n[options]\neps = 0.1\n"weight-decay" = 0\nweight_decay = 1', "weight_decay: stands twice", "once"),
+    ('name = "a"\n[[run]]\nweight_decay = 1\n"weight-decay" = 0', "weight_decay: stands twice", "once"),
+    ('name = "a"\n[vary]\nweight_decay = [1]\n"weight-decay" = [0]', "weight_decay: stands twice", "once"),
 ]
 
 

@@ -379,6 +379,15 @@ def column(page: Page, header: str) -> list[str]:
 
 
 @pytest.mark.browser
+def test_numbers_in_names_sort_as_numbers(opened: Opened) -> None:
+    names = ["at lr=0.01", "at lr=0.003", "at lr=1e-4", "at lr=0.03"]
+    change = "(rows, names) => rows.forEach((row, i) => { row.cells[0].dataset.value = names[i]; })"
+    opened.page.locator("table.board >> nth=0 >> tbody tr").evaluate_all(change, names)
+    opened.page.locator("table.board").nth(0).locator("th[data-name='strategy'] button").click()
+    assert column(opened.page, "strategy") == ["at lr=1e-4", "at lr=0.003", "at lr=0.01", "at lr=0.03"]
+
+
+@pytest.mark.browser
 @pytest.mark.parametrize(
     ("header", "first"),
     [("clean, n = 60: accuracy, %", "descending"), ("cost: training, min", "ascending"), ("strategy", "ascending")],

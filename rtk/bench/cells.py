@@ -9,7 +9,8 @@ from typing import Any
 
 from .. import files
 from ..config import Config, resolve
-from ..errors import RtkError
+from ..errors import BadValue, RtkError
+from ..options import PLACE
 from ..registry import Registry
 from ..request import Request, RunOptions, build
 from ..suite import PROTOCOL
@@ -51,8 +52,24 @@ def cells_of(spec: Spec) -> list[Cell]:
     found: dict[str, Cell] = {}
     for settings in expand(spec):
         cell = plan.cell(settings)
-        found.setdefault(cell.key, cell)
+        if (other := found.setdefault(cell.key, cell)) is not cell:
+            _check_same(other.settings, settings)
     return list(found.values())
+
+
+def _check_same(one: Settings, other: Settings) -> None:
+    """Refuse two cells that differ in where they are computed alone: they are one, and one of them would be left out.
+
+    Raises:
+        BadValue: they do.
+    """
+    for name in sorted(PLACE & SHARED):
+        values = one.all.get(name), other.all.get(name)
+        if values[0] != values[1]:
+            raise BadValue(
+                f"Cells '{one}' and '{other}' are the same run: {name} says where it is computed, not what.",
+                f"one {name} under [options], or a spec for each",
+            )
 
 
 class _Plan:

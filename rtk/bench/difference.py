@@ -12,6 +12,7 @@ from .. import files
 from ..config import show
 from ..errors import BadValue
 from ..options import PLACE
+from .cells import SHARED
 from .compare import Spread, Versus, paired
 from .records import Network, Protocol, Record
 from .spec import expand, folder_of, read_spec
@@ -180,8 +181,8 @@ def _options(path: Path) -> dict[str, Any]:
 
 
 def _given(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options that make a configuration."""
-    return {name: value for name, value in options.items() if name not in PLACE and name != "seed"}
+    """The options that make a configuration; of those called as in PLACE, a strategy's own do (batch_size)."""
+    return {name: value for name, value in options.items() if name not in PLACE & SHARED and name != "seed"}
 
 
 def _digest(options: Mapping[str, Any]) -> str:

@@ -46,9 +46,15 @@ MOST = 10_000
 
 def _spelled(options: Any) -> Any:
     """Option names as fields are: `attack-steps` is `attack_steps`."""
-    return (
-        {str(key).replace("-", "_"): value for key, value in options.items()} if isinstance(options, dict) else options
-    )
+    if not isinstance(options, dict):
+        return options
+    found: dict[str, Any] = {}
+    for key, value in options.items():
+        name = str(key).replace("-", "_")
+        if name in found:
+            raise BadValue(f"{name}: stands twice, with a hyphen and with an underscore.", f"{name} = ... once")
+        found[name] = value
+    return found
 
 
 Options = Annotated[dict[str, Any], pydantic.BeforeValidator(_spelled)]
@@ -113,11 +119,13 @@ def read_spec(path: Path) -> Spec:
         UnknownName: a key that a spec does not have.
     """
     try:
-        return Spec.model_validate(read_toml(path))
-    except pydantic.ValidationError as problem:
-        raise _readable(path, problem) from None
+        values = read_toml(path)
     except BadValue as problem:
         raise BadValue(problem.message.removeprefix("--config "), EXAMPLE) from None
+    try:
+        return Spec.model_validate(values)
+    except pydantic.ValidationError as problem:
+        raise _readable(path, problem) from None
 
 
 def folder_of(spec: Spec) -> Path:

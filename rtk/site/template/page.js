@@ -101,9 +101,18 @@
     const order = before === "none" ? header.dataset.first : before === "ascending" ? "descending" : "ascending";
     const sign = order === "ascending" ? 1 : -1;
     const key = (row) => row.cells[column].dataset.value;
+    const parts = (text) => text.split(/(\d+(?:\.\d+)?(?:e[-+]?\d+)?)/);  // every other part is a number
+    const text = (a, b) => {
+      const [left, right] = [parts(a), parts(b)];
+      for (let i = 0; i < Math.min(left.length, right.length); i++) {
+        const order = i % 2 ? left[i] - right[i] : left[i].localeCompare(right[i], "en");
+        if (order) return order;
+      }
+      return left.length - right.length;
+    };
     const compare = (a, b) => {
       if (a === "" || b === "") return (a === "") - (b === "");  // what is not known stays below
-      return sign * (number ? a - b : a.localeCompare(b, "en", { numeric: true }));
+      return sign * (number ? a - b : text(a, b));
     };
     all("th[aria-sort]", table).forEach((each) => each.setAttribute("aria-sort", "none"));
     header.setAttribute("aria-sort", order);
