@@ -17,6 +17,8 @@ from .verdicts import compare
 SCHEMA_VERSION = 3
 RESULT, EVALUATION = "result.json", "evaluation.json"
 IDENTIFIED = ("id", "weights", "data")
+ROUNDED = 1e-9
+"""By as much may floating point numbers of one file differ that say the same."""
 
 
 class _Part(pydantic.BaseModel):
@@ -254,8 +256,12 @@ def _faults(found: Result | Evaluation) -> Iterator[str]:
 
 
 def _faults_of(score: Score) -> Iterator[str]:
-    if score.correct > score.n * score.copies or len(score.class_correct) != len(score.class_n):
+    verdicts, each = score.n * score.copies, len(score.class_n)
+    if score.correct > verdicts or len(score.class_correct) != each or sum(score.class_correct) != score.correct:
         yield f"{score.label}: its counts do not agree"
+    outside = max(score.low - score.accuracy, score.accuracy - score.high)
+    if max(abs(score.accuracy - score.correct / verdicts), outside) > ROUNDED:
+        yield f"{score.label}: its accuracy is not that of its counts"
     detail = score.corrupted
     if detail is not None and not (detail.severities and detail.cells.keys() == detail.corruptions.keys()):
         yield f"{score.label}: its corruptions do not agree"

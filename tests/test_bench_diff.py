@@ -24,6 +24,8 @@ from rtk.bench.spec import read_spec
 from rtk.bench.store import Store
 from rtk.cli import main
 from rtk.errors import BadValue
+from rtk.results import Change, Score
+from rtk.statistics import Estimate
 from rtk.verdicts import pack
 
 SPEC = """
@@ -61,6 +63,9 @@ def bench(folder: Path, real: dict[str, Any], edit: Edit | None = None, spec: st
         found = copy.deepcopy(real) | {"seed": cell.settings.all["seed"]}
         if edit is not None:
             edit(found, cell.settings.all["seed"], cell.settings.all["lr"])
+            for item in found["changes"]:
+                before, after = (Score.model_validate(row["scores"][item]) for row in found["rows"])
+                found["changes"][item] = Change.between(before, after).model_dump()
         store.write_options(cell, {"workers": 1, **cell.settings.all})
         (store.directory(cell)).mkdir(parents=True, exist_ok=True)
         (store.directory(cell) / "result.json").write_text(json.dumps(found))
@@ -69,7 +74,11 @@ def bench(folder: Path, real: dict[str, Any], edit: Edit | None = None, spec: st
 
 def judged(row: dict[str, Any], item: str, right: list[bool]) -> None:
     score = row["scores"][item]
-    score |= {"correct": sum(right), "accuracy": sum(right) / N, "verdicts": pack(right)}
+    estimate = Estimate(sum(right), N)
+    low, high = estimate.interval
+    classes = [sum(right), *[0] * (len(score["class_n"]) - 1)]
+    score |= {"correct": sum(right), "class_correct": classes, "accuracy": estimate.value, "low": low, "high": high}
+    score["verdicts"] = pack(right)
 
 
 @settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -167,12 +167,12 @@ def test_a_table_in_every_format(ran: tuple[Folder, object]) -> None:
     folder = ran[0]
     text, markdown, table, data = (folder.look("table", "--format", form)[0] for form in FORMATS)
     for shown in (text, markdown):
-        assert (
-            "clean, n=20" in shown and "third eps=0.1" in shown and "linear-probe" in shown and "eps=0.04" not in shown
-        )
+        assert all(part in shown for part in ("clean, n=20", "third eps=0.1", "linear-probe"))
+        assert shown.count("eps=0.04") == shown.count("failed: third eps=0.04") == 1, "no row, but said below"
     rows = [line for line in markdown.splitlines() if line.startswith("|")]
     assert len({line.count("|") for line in rows}) == 1
-    (parsed,) = json.loads(data)
+    parsed, others = json.loads(data)
+    assert [each["state"] for each in others["missing"]] == ["failed"]
     lines = list(csv.DictReader(io.StringIO(table)))
     assert (
         [row["name"] for row in parsed["rows"]]

@@ -65,6 +65,13 @@ DAMAGE = {
     "no UTF-8": lambda path: path.write_bytes(b"\xff\xfe\x00"),
     "no network": changed(lambda found: found["rows"].clear()),
     "no data": changed(lambda found: found["dataset"].clear()),
+    "other accuracy": changed(lambda found: found["rows"][-1]["scores"]["clean"].update(accuracy=0.99, high=1.0)),
+    "other interval": changed(lambda found: found["rows"][-1]["scores"]["clean"].update(low=0.999, high=1.0)),
+    "other classes": changed(lambda found: found["rows"][-1]["scores"]["clean"]["class_correct"].__setitem__(0, 9)),
+    "other difference": changed(lambda found: found["changes"]["clean"].update(value=0.5)),
+    "another seed's": changed(lambda found: found.update(seed=1)),
+    "another strategy's": changed(lambda found: found["strategy"].update(name="at")),
+    "of other code": changed(lambda found: found["strategy"].update(source_sha256="0" * 64)),
     "other verdicts": changed(lambda found: found["rows"][-1]["scores"]["clean"].update(verdicts="AAAA")),
     "no base64": changed(lambda found: found["rows"][-1]["scores"]["clean"].update(verdicts="!")),
 }
@@ -109,10 +116,10 @@ def test_a_result_that_changed_is_read_again(real: Path, tmp_path: Path) -> None
     cells, store = bench(tmp_path, real)
     before = store.record(cells[0])
     store.index.save()
-    changed(lambda found: found.update(seed=7))(store.directory(cells[0]) / rundir.RESULT)
+    changed(lambda found: found.update(rtk="7"))(store.directory(cells[0]) / rundir.RESULT)
     for each in (store, Store(tmp_path)):
         after = each.record(cells[0])
-        assert before and after and (before.seed, after.seed) == (0, 7)
+        assert before and after and before.rtk != after.rtk == "7"
     (store.directory(cells[0]) / rundir.RESULT).unlink()
     assert store.record(cells[0]) is None and Store(tmp_path).state(cells[0]) == "waiting"
 

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import copy
+import csv
+import io
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +20,7 @@ from rtk.bench.formats import Format, render
 from rtk.bench.records import Record
 from rtk.bench.spec import Spec
 from rtk.bench.standings import Table, tables
+from rtk.bench.store import Missing
 from rtk.errors import BadValue, UnknownName
 from rtk.results import Change, Result, Score
 from rtk.statistics import Estimate
@@ -180,7 +185,7 @@ def test_random_sources_are_one_row_over_seeds(real: dict[str, Any]) -> None:
 def test_a_baseline_is_compared_seed_by_seed(
     real: dict[str, Any], first: list[bool], second: list[bool], other: list[bool]
 ) -> None:
-    """With the run of the same seed, or with the only one; with itself nothing differs."""
+    """With the run of the same seed; a baseline is not compared with itself."""
     found = cells(run=[{"strategy": name, "dataset": "fashion"} for name in ("at", "full")], seeds=[0, 1])
     rights = {("at", 0): first, ("at", 1): second, ("full", 0): other, ("full", 1): first}
     made = [
@@ -195,17 +200,70 @@ def test_a_baseline_is_compared_seed_by_seed(
         for cell in found
     ]
     _, row, base = tables(found, made, "full")[0].rows
-    versus, itself = row.entries["clean"].baseline, base.entries["clean"].baseline
-    assert versus and itself and (versus.to, versus.seeds) == ("full", (0, 1))
+    versus = row.entries["clean"].baseline
+    assert versus and (versus.to, versus.seeds) == ("full", (0, 1)) and base.entries["clean"].baseline is None
     assert versus.value.mean == pytest.approx((sum(second) - sum(other)) / N / 2)
     gained = sum(new > old for old, new in zip(other, first, strict=True))
     lost = sum(new < old for old, new in zip(other, first, strict=True))
     assert versus.p[0] == pytest.approx(binomtest(gained, gained + lost).pvalue if gained + lost else 1)
-    assert (itself.value.mean, itself.value.deviation, itself.p) == (0, 0, (1, 1))
     (_, alone, _) = tables(found, made[:3], "full")[0].rows
     versus = alone.entries["clean"].baseline
-    assert versus and versus.seeds == (0, 1)
-    assert versus.value.mean == pytest.approx((sum(first) + sum(second) - 2 * sum(other)) / N / 2)
+    assert versus and versus.seeds == (0,), "a seed that the baseline lacks is not compared with another one"
+    assert versus.value.mean == pytest.approx((sum(first) - sum(other)) / N)
+
+
+def test_what_is_missing_is_said(real: dict[str, Any]) -> None:
+    """In the table, and beside it: a configuration that failed is a result too."""
+    found = cells(run=[{"strategy": name, "dataset": "fashion"} for name in ("at", "full")], seeds=[0, 1, 2])
+    made = [(cell, result(real, seed=cell.settings.all["seed"])) for cell in found if cell is not found[4]]
+    table = tables(found, made, "full")[0]
+    missing = [Missing("full seed=1", "failed", "the loss is NaN"), Missing("more", "waiting", "")]
+    said = {form: render([table], form, missing=missing) for form in ("text", "markdown", "csv", "json")}
+    for form in ("text", "markdown"):
+        assert "2 of 3" in said[form] and "in 2 of 3 seeds" in said[form], form
+        assert "failed: full seed=1: the loss is NaN" in said[form] and "waiting" not in said[form]
+    rows = [*csv.DictReader(io.StringIO(said["csv"]))]
+    assert {(row["strategy"], row["seeds"], row["planned"]) for row in rows if row["planned"]} == {
+        ("at", "0 1 2", "3"),
+        ("full", "0 2", "3"),
+    }
+    assert {row["baseline_seeds"] for row in rows if row["strategy"] == "at"} == {"0 2"}
+    assert [each["state"] for each in json.loads(said["json"])[-1]["missing"]] == ["failed", "waiting"]
+
+
+def test_runs_that_were_not_made_alike_are_said(real: dict[str, Any]) -> None:
+    found = cells(seeds=[0, 1])
+    alike = [(cell, result(real, seed=seed)) for seed, cell in enumerate(found)]
+    assert tables(found, alike)[0].mixed == {}
+    environment = alike[1][1].environment
+    other = {**environment, "threads": 99, "packages": {**environment["packages"], "torch": "0.1"}}
+    record = alike[1][1]._replace(rtk="0.0.9", images=7, environment=other)
+    table = tables(found, [alike[0], (found[1], record)])[0]
+    torch, images = environment["packages"]["torch"], alike[0][1].images
+    assert {name: set(values) for name, values in table.mixed.items()} == {
+        "rtk": {"0.0.9", alike[0][1].rtk},
+        "torch": {"0.1", torch},
+        "training images of linear-probe": {"7", str(images)},
+    }
+    assert f"Not all runs were made alike: torch: 0.1, {torch}." in render([table], "text")
+
+
+def test_of_rows_with_one_name_that_of_the_same_data_is_the_baseline(real: dict[str, Any], tmp_path: Path) -> None:
+    """Two training sets with the same test images."""
+    rights = {}
+    for name, right in (("a", 5), ("b", 9)):
+        (tmp_path / name / "train").mkdir(parents=True)
+        rights[f"folder:{tmp_path / name}"] = share(right)
+    found = cells(run=[{"strategy": "full"}, {"strategy": "at"}], vary={"dataset": [*rights]})
+    made = []
+    for cell in found:
+        data, full = cell.request.dataset, cell.request.strategy.name == "full"
+        made.append((cell, result(real, rights={"clean": rights[data] if full else share(10)})._replace(dataset=data)))
+    (table,) = tables(found, made, "full")
+    compared = {(row.name, row.dataset): row.entries["clean"].baseline for row in table.rows}
+    values = [versus and round(versus.value.mean * N) for versus in (compared["at", data] for data in rights)]
+    assert values == [5, 1]
+    assert [compared["full", data] for data in rights] == [None, None], "none is compared with itself"
 
 
 def test_a_strategy_as_baseline_is_that_of_the_same_network(real: dict[str, Any]) -> None:
@@ -239,10 +297,12 @@ def test_a_baseline_that_is_not_there_is_refused_with_what_is_meant() -> None:
 
 
 def test_each_table_has_its_own_baseline(real: dict[str, Any]) -> None:
-    found = cells(run=[{"strategy": "full", "dataset": "fashion"}, {"strategy": "at", "dataset": "fashion"}])
-    made = [(found[0], result(real)), (found[1], result(real, identity={"data": "other"}))]
+    found = cells(run=[{"strategy": name, "dataset": "fashion"} for name in ("full", "at", "trades")])
+    made = [(found[0], result(real)), (found[1], result(real))]
+    made.append((found[2], result(real, identity={"data": "other"})))
     first, second = tables(found, made, "full")
-    assert first.rows[1].entries["clean"].baseline and not second.rows[1].entries["clean"].baseline
+    compared = [[row.entries["clean"].baseline is not None for row in table.rows] for table in (first, second)]
+    assert compared == [[True, False, True], [False, False]]
 
 
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -142,7 +142,7 @@ def test_every_run_is_there_with_its_result_as_it_is_on_disk(parts: Parts, bench
     for cell in cells[:2]:
         assert runs[f"run/{cell.name}"]["result"] == (store.directory(cell) / "result.json").read_text()
     assert parts.packs["spec.toml"] == SPEC
-    assert len(json.loads(parts.packs["tables.json"])) == 3, "two tables and what is reported"
+    assert len(json.loads(parts.packs["tables.json"])) == 4, "two tables, what is reported and what is missing"
 
 
 def test_a_page_of_a_run_answers_what_a_reader_asks(parts: Parts, bench: tuple[Store, list[Cell]]) -> None:

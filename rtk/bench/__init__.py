@@ -1,7 +1,7 @@
 """Benchmarks: strategies x backbones x data x seeds, from one file to one table that goes on where it stopped.
 
     spec.py       the TOML file, and its cells' options multiplied out
-    cells.py      a cell: one fine-tuning run, and the key of everything that can change its number
+    cells.py      a cell: one fine-tuning run, and the key of what is asked for
     store.py      the folder of a benchmark; the state of a cell is read from what lies there
     records.py    what tables need of a result
     index.py      the records of all results in one file, which may be deleted

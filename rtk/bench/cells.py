@@ -1,4 +1,7 @@
-"""A cell of a benchmark: one fine-tuning run, known by everything that can change its number."""
+"""A cell of a benchmark: one fine-tuning run, known by its options, the files that they name and its strategy's code.
+
+Versions and device are not part of it, so that a benchmark goes on after an upgrade; tables say where they differ.
+"""
 
 from __future__ import annotations
 
@@ -25,8 +28,8 @@ class Cell:
     """One fine-tuning run of a benchmark.
 
     Attributes:
-        configuration: SHA-256 of everything that can change the number but the seed: cells that share it are
-            repetitions of each other.
+        configuration: SHA-256 of everything that is asked for but the seed: cells that share it are repetitions of
+            each other.
         key: SHA-256 of the seed too; options that only say where it is computed are in neither.
         name: of its folder.
     """

@@ -280,21 +280,10 @@ def _environment(records: list[tuple[Record, Record]]) -> dict[str, tuple[str, s
     found: dict[str, tuple[set[str], set[str]]] = {}
     for pair in records:
         for side, record in enumerate(pair):
-            for name, value in _facts(record):
+            for name, value in record.facts:
                 found.setdefault(name, (set(), set()))[side].add(_short(value))
     joined = {name: (", ".join(sorted(one)), ", ".join(sorted(other))) for name, (one, other) in found.items()}
     return {name: values for name, values in joined.items() if values[0] != values[1]}
-
-
-def _facts(record: Record) -> Iterator[tuple[str, Any]]:
-    """What a run was made with, by name."""
-    yield "rtk", record.rtk
-    yield f"code of {record.strategy}", record.code[:12] if record.code else None
-    for name, value in record.environment.items():
-        if isinstance(value, dict):
-            yield from value.items()
-        else:
-            yield name, value
 
 
 def _short(value: Any) -> str:

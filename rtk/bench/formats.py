@@ -12,6 +12,7 @@ from typing import Any, Literal
 from .compare import LEVEL, Spread, Versus
 from .reported import ReportedTable
 from .standings import Entry, Standing, Table
+from .store import Missing
 
 Format = Literal["text", "markdown", "csv", "json"]
 
@@ -30,26 +31,33 @@ COST = (
 REPORTED = "Reported elsewhere, not measured by rtk"
 
 COLUMNS = (
-    "table strategy data item n seeds mean deviation low high best pareto"
+    "table strategy data item n seeds planned mean deviation low high best pareto"
     " difference difference_deviation difference_low difference_high p"
-    " baseline baseline_difference baseline_deviation baseline_low baseline_high baseline_p"
+    " baseline baseline_seeds baseline_difference baseline_deviation baseline_low baseline_high baseline_p"
     " minutes cpu_minutes host_bytes device_bytes changed_parameters changed_share warnings runs"
 )
 """Of the CSV."""
 
 
-def render(tables: list[Table], form: Format, reported: Sequence[ReportedTable] = ()) -> str:
+def render(
+    tables: list[Table], form: Format, reported: Sequence[ReportedTable] = (), missing: Sequence[Missing] = ()
+) -> str:
     """Tables as text in a format, with a line break at the end unless there is nothing to show.
 
     Args:
         reported: shown after them, each under its own heading; in JSON they are objects with "reported" in the place
             of the measured tables' keys, and in CSV, where a line is a measurement, they are left out.
+        missing: cells without a result, said in the same places; in text those that have failed alone.
     """
     if form == "json":
-        return to_json([*map(asdict, tables), *({"reported": table.model_dump()} for table in reported)])
+        others: list[Any] = [{"reported": table.model_dump()} for table in reported]
+        others += [{"missing": [*map(asdict, missing)]}] if missing else []
+        return to_json([*map(asdict, tables), *others])
     if form == "csv":
         return _csv(tables)
     parts = [grid(_titles(table), _cells(table), form, _notes(table)) for table in tables]
+    failed = [f"failed: {each.cell}: {each.reason}\n" for each in missing if each.state == "failed"]
+    parts += ["".join(f"* {line}" for line in failed) if form == "markdown" else "".join(failed)] if failed else []
     return "\n".join([*parts, *(_reported(table, form) for table in reported)])
 
 
@@ -109,15 +117,14 @@ def _cells(table: Table) -> list[list[str]]:
     rows = []
     for row in table.rows:
         name = f"{row.name} (!{next(marks)})" if row.warnings else row.name
-        cells = [name, row.dataset, str(len(row.seeds) or "")]
+        cells = [name, row.dataset, row.counted]
         for key, compared, based in columns:
             entry = row.entries[key]
             cells.append(_accuracy(entry) + " *" * (several and entry.best))
             if compared:
-                cells.append(difference(entry.versus))
+                cells.append(_versus(row, entry.versus))
             if based:
-                itself = entry.baseline is not None and entry.baseline.to == row.name
-                cells.append("" if itself else difference(entry.baseline))
+                cells.append(_versus(row, entry.baseline))
         cells += ["yes" if row.pareto else ""] * fronted
         rows.append([*cells, _changed(row), *_spent(row), *[_mebibytes(row.device_bytes)] * on_gpu])
     return rows
@@ -136,6 +143,8 @@ def _notes(table: Table) -> Iterator[str]:
         clean, robust = (table.items[key][0] for key in table.axes)
         legend.append(f"front: the Pareto front of {clean} against {robust}, by point estimates")
     yield f"Accuracies in %. {'; '.join(legend)}. {COST}."
+    for fact, values in table.mixed.items():
+        yield f"Not all runs were made alike: {fact}: {', '.join(values)}."
     marked = [row for row in table.rows if row.warnings]
     for number, row in enumerate(marked, 1):
         for text in row.warnings:
@@ -190,6 +199,7 @@ def _lines(number: int, table: Table) -> Iterator[list[Any]]:
                 key,
                 n,
                 " ".join(map(str, row.seeds)),
+                row.planned or None,
                 entry.accuracy.mean,
                 entry.accuracy.deviation,
                 *(entry.interval or (None, None)),
@@ -197,6 +207,7 @@ def _lines(number: int, table: Table) -> Iterator[list[Any]]:
                 row.pareto,
                 *_compared_values(entry.versus),
                 entry.baseline.to if entry.baseline else None,
+                " ".join(map(str, entry.baseline.seeds)) if entry.baseline else None,
                 *_compared_values(entry.baseline),
                 *(None if spread is None else spread.mean for spread in (row.minutes, row.cpu_minutes)),
                 row.host_bytes,
@@ -239,6 +250,10 @@ def difference(versus: Versus | None) -> str:
     if versus.interval is not None:
         return f"{text} [{100 * versus.interval[0]:+.1f}, {100 * versus.interval[1]:+.1f}]{' n.s.' * versus.open}"
     return text + (f", n.s. in {versus.open} of {len(versus.p)}" if versus.open else "")
+
+
+def _versus(row: Standing, versus: Versus | None) -> str:
+    return " in ".join(filter(None, [difference(versus), row.compared(versus)]))
 
 
 def _changed(row: Standing) -> str:

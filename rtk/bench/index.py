@@ -15,7 +15,7 @@ from .. import files, results, rundir
 from ..errors import RtkError
 from .records import Cost, Network, Protocol, Record, Tally
 
-FORM = 1
+FORM = 2
 """Raised when a record is written in another way, or says something else."""
 
 WRITTEN = 0.05

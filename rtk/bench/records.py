@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
 from .. import files
 from ..errors import BadData
-from ..results import Result, Row, Score
+from ..results import ROUNDED, Result, Row, Score
 from ..verdicts import judged, unpack
 
 
@@ -102,6 +103,7 @@ class Record(NamedTuple):
 
     Attributes:
         backbone, dataset: URI.
+        images: it was trained on.
         parameters: of the network.
         rtk: version.
         code: SHA-256 of the strategy's source file; None where it has none.
@@ -115,6 +117,7 @@ class Record(NamedTuple):
     backbone: str
     parameters: int
     dataset: str
+    images: int
     created: str
     rtk: str
     code: str | None
@@ -124,6 +127,17 @@ class Record(NamedTuple):
     tuned: Network
     changes: dict[str, tuple[float, float, float, float]]
     cost: Cost
+
+    @property
+    def facts(self) -> Iterator[tuple[str, Any]]:
+        """What it was made with, by name."""
+        yield "rtk", self.rtk
+        yield f"code of {self.strategy}", self.code[:12] if self.code else None
+        for name, value in self.environment.items():
+            if isinstance(value, dict):
+                yield from value.items()
+            else:
+                yield name, value
 
     @classmethod
     def of(cls, result: Result) -> Record:
@@ -135,12 +149,17 @@ class Record(NamedTuple):
         if not result.rows:
             raise BadData("The result holds no network.")
         tuned = result.rows[-1]
+        for key, change in result.changes.items():
+            before, after = (row.scores[key].accuracy for row in (result.rows[0], tuned))
+            if abs(change.value - (after - before)) > ROUNDED:
+                raise BadData(f"{tuned.scores[key].label}: its difference to the source is not that of its accuracies.")
         return cls(
             strategy=result.strategy["name"],
             seed=result.seed,
             backbone=result.backbone["uri"],
             parameters=result.backbone["parameters"],
             dataset=result.dataset["uri"],
+            images=result.dataset["images"]["train"],
             created=result.created,
             rtk=result.rtk,
             code=result.strategy.get("source_sha256"),

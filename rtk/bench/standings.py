@@ -6,7 +6,8 @@ are never in one table.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,9 @@ from .records import Network, Record, Tally
 ROBUST = ("autoattack", "pgd20")
 """Kinds of evaluation that may stand for robust accuracy on the Pareto front, the strongest first."""
 
+INDIFFERENT = ("threads", "cores")
+"""Facts in which the runs of one table may differ without a word: they decide how fast, and at most how sums round."""
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -28,7 +32,7 @@ class Entry:
         accuracy: share of images, over seeds.
         interval: 95 % Wilson interval; None for several seeds.
         versus: difference to the source; None where there is no source row.
-        baseline: difference to the table's baseline; None without one.
+        baseline: difference to the table's baseline; None without one, and of the baseline itself.
         best: not significantly worse than the row of the table with the highest mean; see rtk.bench.compare.behind.
     """
 
@@ -52,6 +56,7 @@ class Standing:
         runs: folders of the runs in this row, below `cells` of the benchmark, by seed; of a source, those that it was
             judged in first.
         seeds: of these runs, ascending; empty for a source, unless its weights are random.
+        planned: seeds that the benchmark asks for; 0 for a source.
         entries: by item, e.g. "pgd20@Linf:8/255".
         minutes: wall time of fine-tuning, over seeds; of a resumed run, its last part; None for a source.
         cpu_minutes: of all cores, evaluation included, over seeds; None for a source.
@@ -71,6 +76,7 @@ class Standing:
     dataset: str
     runs: tuple[str, ...]
     seeds: tuple[int, ...]
+    planned: int
     entries: dict[str, Entry]
     minutes: Spread | None
     cpu_minutes: Spread | None
@@ -80,6 +86,18 @@ class Standing:
     share: float | None
     warnings: tuple[str, ...]
     pareto: bool = False
+
+    @property
+    def counted(self) -> str:
+        """How many seeds it has, and of how many where some are missing; empty for a source that needs none."""
+        if not self.seeds:
+            return ""
+        return f"{len(self.seeds)} of {self.planned}" if len(self.seeds) < self.planned else str(len(self.seeds))
+
+    def compared(self, versus: Versus | None) -> str:
+        """With how many of its seeds a difference was computed, where it is not all; else empty."""
+        count = 0 if versus is None else len(versus.seeds)
+        return f"{count} of {len(self.seeds)} seeds" if count < len(self.seeds) and count else ""
 
 
 @dataclass(frozen=True)
@@ -93,6 +111,7 @@ class Table:
         axes: the items of the Pareto front: clean accuracy, and AutoAttack or else PGD-20, where several threats were
             measured at the first; None where there are no two such items.
         baseline: what was asked for; None without a baseline. Not every table has a row of that name.
+        mixed: what runs were made with that differs among them, such as the version of torch, and its values.
     """
 
     items: dict[str, tuple[str, int]]
@@ -100,6 +119,7 @@ class Table:
     rows: list[Standing]
     axes: tuple[str, str] | None
     baseline: str | None
+    mixed: dict[str, tuple[str, ...]]
 
 
 Found = tuple[Cell, Record]
@@ -115,6 +135,7 @@ class _Draft:
         runs: those in it, by seed.
         networks: what is judged in it, by seed.
         source: name of the row of the network that its runs began with; None for such a network itself.
+        planned: seeds that the benchmark asks for; 0 for such a network.
     """
 
     name: str
@@ -122,6 +143,7 @@ class _Draft:
     runs: list[Found]
     networks: dict[int, Network]
     source: str | None
+    planned: int = 0
 
     def scores(self, key: str) -> list[Tally]:
         """The verdicts in an item, by seed."""
@@ -147,7 +169,8 @@ def tables(cells: Sequence[Cell], found: Iterable[Found], baseline: str | None =
     alike: dict[str, list[Found]] = {}
     for cell, record in found:
         alike.setdefault(record.protocol.digest, []).append((cell, record))
-    return [_table(group, names, baseline) for group in alike.values()]
+    planned = Counter(cell.configuration for cell in cells)
+    return [_table(group, names, planned, baseline) for group in alike.values()]
 
 
 def names_of(cells: Sequence[Cell]) -> dict[str, str]:
@@ -199,9 +222,9 @@ def check_baseline(cells: Sequence[Cell], baseline: str) -> None:
             )
 
 
-def _table(found: list[Found], names: dict[str, str], baseline: str | None) -> Table:
+def _table(found: list[Found], names: dict[str, str], planned: Mapping[str, int], baseline: str | None) -> Table:
     protocol = found[0][1].protocol
-    drafts = _drafts(found, names)
+    drafts = _drafts(found, names, planned)
     axes = _axes(protocol.items)
     best = {key: [p >= LEVEL for p in behind([draft.scores(key) for draft in drafts])] for key in protocol.items}
     fronts = [False] * len(drafts)
@@ -213,10 +236,23 @@ def _table(found: list[Found], names: dict[str, str], baseline: str | None) -> T
         _standing(draft, base, {key: best[key][number] for key in best}, pareto)
         for number, (draft, base, pareto) in enumerate(zip(drafts, bases, fronts, strict=True))
     ]
-    return Table(protocol.items, protocol.identity, rows, axes, baseline)
+    return Table(protocol.items, protocol.identity, rows, axes, baseline, _mixed(drafts))
 
 
-def _drafts(found: list[Found], names: dict[str, str]) -> list[_Draft]:
+def _mixed(drafts: list[_Draft]) -> dict[str, tuple[str, ...]]:
+    """What the runs of a table were made with where it differs; of a row, also on how many images it was trained."""
+    found: dict[str, dict[str, None]] = {}
+    for draft in drafts:
+        if draft.source is None:
+            continue
+        for _, record in draft.runs:
+            facts = {name: value for name, value in record.facts if name not in INDIFFERENT}
+            for name, value in {**facts, f"training images of {draft.name}": record.images}.items():
+                found.setdefault(name, {})[show(value)] = None
+    return {name: tuple(sorted(values)) for name, values in found.items() if len(values) > 1}
+
+
+def _drafts(found: list[Found], names: dict[str, str], planned: Mapping[str, int]) -> list[_Draft]:
     """The rows of a table: the networks that runs began with, then a row for each configuration."""
     found = sorted(found, key=lambda each: each[1].seed)
     begun: dict[Start, list[Found]] = {}
@@ -231,7 +267,8 @@ def _drafts(found: list[Found], names: dict[str, str]) -> list[_Draft]:
         if runs:
             start = _start(*runs[0])
             source = sources[start].name if start in sources else ""
-            drafts.append(_Draft(names[key], start, runs, {record.seed: record.tuned for _, record in runs}, source))
+            networks = {record.seed: record.tuned for _, record in runs}
+            drafts.append(_Draft(names[key], start, runs, networks, source, planned[key]))
     return drafts
 
 
@@ -272,6 +309,7 @@ def _standing(draft: _Draft, base: _Draft | None, best: dict[str, bool], pareto:
         dataset=records[0].dataset,
         runs=tuple(cell.name for cell, _ in draft.runs),
         seeds=tuple(draft.networks) if tuned or len(draft.networks) > 1 else (),
+        planned=draft.planned,
         entries={key: _entry(draft, base, key, best[key]) for key in best},
         minutes=Spread.of([cost.seconds / 60 for cost in costs]) if costs else None,
         cpu_minutes=Spread.of([cost.cpu_seconds / 60 for cost in costs]) if costs else None,
@@ -290,7 +328,7 @@ def _entry(draft: _Draft, base: _Draft | None, key: str, best: bool) -> Entry:
         accuracy=Spread.of([score.accuracy for score in scores]),
         interval=(scores[0].low, scores[0].high) if len(scores) == 1 else None,
         versus=_versus(draft, key),
-        baseline=_against(draft, base, key) if base else None,
+        baseline=_against(draft, base, key) if base and base is not draft else None,
         best=best,
     )
 
@@ -304,21 +342,33 @@ def _versus(draft: _Draft, key: str) -> Versus | None:
 
 
 def _against(draft: _Draft, base: _Draft, key: str) -> Versus | None:
-    """The differences to another row: to its run with the same seed, or else to its only one."""
-    only = next(iter(base.networks.values())) if len(base.networks) == 1 else None
+    """The differences to another row, for the seeds that both have; a source's one network has every seed."""
+    only = None if draft.source is not None or len(draft.networks) > 1 else next(iter(draft.networks.values()))
     found = {}
-    for seed, network in draft.networks.items():
-        before = base.networks.get(seed, only)
-        if before is not None:
+    for seed, before in base.networks.items():
+        network = draft.networks.get(seed, only)
+        if network is not None:
             found[seed] = paired(before.scores[key], network.scores[key])
     return Versus.of(base.name, list(found.values()), list(found))
 
 
 def _baselines(drafts: list[_Draft], baseline: str | None) -> list[_Draft | None]:
-    """For each row the one of this name, or else the one of this strategy that began with the same network."""
-    named = next((draft for draft in drafts if draft.name == baseline), None)
-    own = {draft.start: draft for draft in drafts if draft.source is not None and _strategy(draft) == baseline}
-    return [named or own.get(draft.start) for draft in drafts]
+    """For each row the one of this name, or else the one of this strategy that began with the same network.
+
+    Several rows have one name where they were trained on other data: then it is that with the same.
+    """
+    named = {_data(draft): draft for draft in drafts if draft.name == baseline}
+    alone = next(iter(named.values())) if len(named) == 1 else None
+    own = {
+        (draft.start, _data(draft)): draft
+        for draft in drafts
+        if draft.source is not None and _strategy(draft) == baseline
+    }
+    return [alone or named.get(_data(draft)) or own.get((draft.start, _data(draft))) for draft in drafts]
+
+
+def _data(draft: _Draft) -> str:
+    return draft.runs[0][1].dataset
 
 
 def _strategy(draft: _Draft) -> str:

@@ -27,7 +27,7 @@ from ..errors import BadData
 from ..evaluation.shared import PLACE
 from ..results import Result
 from .cells import Cell
-from .index import Index
+from .index import Index, Said
 from .records import Record
 
 State = Literal["done", "running", "failed", "waiting"]
@@ -53,6 +53,19 @@ class Failure:
 
 
 @dataclass(frozen=True)
+class Missing:
+    """A cell without a result.
+
+    Attributes:
+        reason: why it has failed; empty where it has not.
+    """
+
+    cell: str
+    state: State
+    reason: str
+
+
+@dataclass(frozen=True)
 class Store:
     """The folder of one benchmark."""
 
@@ -69,7 +82,7 @@ class Store:
 
     def state(self, cell: Cell) -> State:
         """What became of a cell; one whose result cannot be read has failed."""
-        said = self.index.look(cell.name)
+        said = self._said(cell)
         if said is not None:
             return "failed" if isinstance(said, str) else "done"
         if _held(self.directory(cell)):
@@ -82,7 +95,7 @@ class Store:
 
     def record(self, cell: Cell) -> Record | None:
         """What the result of a cell says, as far as tables need it; None unless the cell is done."""
-        said = self.index.look(cell.name)
+        said = self._said(cell)
         return said if isinstance(said, Record) else None
 
     def result(self, cell: Cell) -> Result:
@@ -92,13 +105,22 @@ class Store:
     def failure(self, cell: Cell) -> Failure:
         """Why a cell has failed."""
         plugin = str(cell.request.plugin)
-        said = self.index.look(cell.name)
+        said = self._said(cell)
         if isinstance(said, str):
             return Failure(said, None, "", plugin)
         try:
             return Failure(**files.read_json(self._failure(cell)))
         except (BadData, TypeError, ValueError):
             return Failure(f"{self._failure(cell)}: cannot be read.", None, "", plugin)
+
+    def missing(self, cells: Iterable[Cell]) -> list[Missing]:
+        """Those of the cells that have no result."""
+        states = ((cell, self.state(cell)) for cell in cells)
+        return [
+            Missing(str(cell), state, self.failure(cell).reason if state == "failed" else "")
+            for cell, state in states
+            if state != "done"
+        ]
 
     def fail(self, cell: Cell, failure: Failure) -> None:
         """Write down why a cell has no result."""
@@ -115,7 +137,7 @@ class Store:
         """
         self._failure(cell).unlink(missing_ok=True)
         directory = self.directory(cell)
-        if isinstance(self.index.look(cell.name), str):
+        if isinstance(self._said(cell), str):
             with suppress(FileNotFoundError):
                 (directory / rundir.RESULT).replace(directory / f"{rundir.RESULT}.unreadable")
         if not (directory / rundir.CONFIG).exists() or _version(directory) == metadata.version("rtk"):
@@ -156,6 +178,17 @@ class Store:
         """Run directories that no cell of the spec names any more, sorted; they are never deleted."""
         named = {cell.name for cell in cells}
         return sorted(path for path in (self.root / "cells").glob("*/") if path.name not in named)
+
+    def _said(self, cell: Cell) -> Said | None:
+        """What the result in the folder of a cell says; that it is another cell's, where it is."""
+        said = self.index.look(cell.name)
+        if not isinstance(said, Record):
+            return said
+        own = cell.request.strategy.name, cell.request.options.seed, cell.request.source_sha256
+        if (said.strategy, said.seed, said.code) == own:
+            return said
+        path = self.directory(cell) / rundir.RESULT
+        return f"{path}: not of this cell, but of {said.strategy}, seed {said.seed}, or of other code."
 
     def _failure(self, cell: Cell) -> Path:
         return self.root / "failures" / f"{cell.key}.json"

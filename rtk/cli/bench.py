@@ -94,9 +94,11 @@ def run(path: Path, out: Path | None, engine: str, address: str | None, jobs: in
     with live() as progress:
         engines.run(cells, store, progress, engine=engine, address=address, jobs=jobs, retry=retry)
     _print_tables(spec, cells, store, "text")
-    _report_failures(cells, store)
+    states = {store.state(cell) for cell in cells}
+    if "failed" in states:
+        click.echo("rtk bench run SPEC --retry tries again what has failed.")
     click.echo(f"Benchmark: {store.root}")
-    if any(store.state(cell) != "done" for cell in cells):
+    if states != {"done"}:
         sys.exit(1)
 
 
@@ -184,21 +186,13 @@ def _print_tables(spec: Spec, cells: list[Cell], store: Store, form: Format) -> 
 
     done = [(cell, record) for cell in cells if (record := store.record(cell)) is not None]
     store.index.save()
-    click.echo(render(tables(cells, done, spec.baseline), form, reported), nl=False)
-    missing = len(cells) - len(done)
+    missing = store.missing(cells)
+    click.echo(render(tables(cells, done, spec.baseline), form, reported, missing), nl=False)
     if missing:
-        click.echo(f"{missing} of {len(cells)} cells have no result; see: rtk bench status", err=True)
+        click.echo(f"{len(missing)} of {len(cells)} cells have no result; see: rtk bench status", err=True)
 
 
 def _why(store: Store, cell: Cell, state: State) -> str:
     if state == "failed":
         return store.failure(cell).reason
     return "was interrupted; what it has finished is kept" if state == "waiting" and store.begun(cell) else ""
-
-
-def _report_failures(cells: list[Cell], store: Store) -> None:
-    failed = [cell for cell in cells if store.state(cell) == "failed"]
-    for cell in failed:
-        click.echo(f"failed: {cell}: {store.failure(cell).reason}")
-    if failed:
-        click.echo("rtk bench run SPEC --retry tries them again.")

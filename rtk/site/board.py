@@ -101,6 +101,7 @@ class Board:
         self.data = list(dict.fromkeys(row.dataset for row in table.rows))
         self.single = any(not _several(row) for row in table.rows)
         self.several = any(_several(row) for row in table.rows)
+        self.partial = any(len(row.seeds) < row.planned for row in table.rows)
         self.device = any(row.device_bytes for row in table.rows)
 
     @property
@@ -138,7 +139,7 @@ class Board:
             found += [Column(group, f"minus {other}") for other in ("source", "baseline") if self._compared(key, other)]
         cost = [Column("cost", title, "ascending") for title in ("changed", "training, min", "CPU, min", "memory")]
         found += cost + ([Column("cost", "GPU memory", "ascending")] if self.device else [])
-        return [*found, Column("", "seeds")] if self.several else found
+        return [*found, Column("", "seeds")] if self.several or self.partial else found
 
     @cached_property
     def groups(self) -> list[tuple[str, int]]:
@@ -195,15 +196,15 @@ class Board:
             yield _accuracy(entry)
             for other in ("source", "baseline"):
                 if self._compared(key, other):
-                    yield _difference(_versus(entry, other))
+                    yield _difference(row, _versus(entry, other))
         yield _changed(row)
         yield _minutes(row.minutes)
         yield _minutes(row.cpu_minutes)
         yield Cell(row.host_bytes, "" if row.host_bytes is None else memory(row.host_bytes))
         if self.device:
             yield Cell(row.device_bytes, "" if row.device_bytes is None else memory(row.device_bytes))
-        if self.several:
-            yield Cell(len(row.seeds) or None, str(len(row.seeds) or ""))
+        if self.several or self.partial:
+            yield Cell(len(row.seeds) or None, row.counted)
 
 
 def _flat(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
@@ -241,7 +242,7 @@ def _accuracy(entry: Entry) -> Cell:
     return Cell(mean, percent(mean), below, (100 * low, 100 * mean, 100 * high), entry.best)
 
 
-def _difference(found: Versus | None) -> Cell:
+def _difference(row: Standing, found: Versus | None) -> Cell:
     if found is None:
         return Cell(None, "")
     value, below = found.value, ""
@@ -250,7 +251,7 @@ def _difference(found: Versus | None) -> Cell:
     else:
         below = f"± {points(value.deviation or 0.0)}"
         below += f", n.s. in {found.open} of {len(found.p)}" if found.open else ""
-    return Cell(value.mean, signed(value.mean), below)
+    return Cell(value.mean, signed(value.mean), ", ".join(filter(None, [below, row.compared(found)])))
 
 
 def _changed(row: Standing) -> Cell:

@@ -17,7 +17,7 @@ from ..bench.cells import Cell
 from ..bench.formats import render
 from ..bench.reported import read_reported
 from ..bench.spec import Spec
-from ..bench.store import State, Store
+from ..bench.store import Store
 from ..errors import RtkError
 from ..progress import Progress
 from .board import Board
@@ -72,7 +72,12 @@ def write(
     templates = Templates()
     boards = [Board(number, table) for number, table in enumerate(tables, 1)]
     titles, notes = dict(_titles(boards)), []
-    packs = {"spec.toml": text, "tables.csv": render(tables, "csv"), "tables.json": render(tables, "json", reported)}
+    missing = store.missing(cells)
+    packs = {
+        "spec.toml": text,
+        "tables.csv": render(tables, "csv"),
+        "tables.json": render(tables, "json", reported, missing),
+    }
     chosen = [cell for cell, _ in found if examples and cell.name in _chosen(boards)]
     bar = progress.stage("pages", len(found) + len(chosen))
     shown, names = {}, {}
@@ -92,7 +97,7 @@ def write(
         raw = (folder / rundir.RESULT).read_text(encoding="utf-8")
         packs[f"run/{cell.name}"] = json.dumps({"html": html, "result": raw}, ensure_ascii=False)
         bar.advance()
-    states = {cell.name: store.state(cell) for cell in cells}
+    states = Counter(store.state(cell) for cell in cells)
     rows = sum(len(board.lines) for board in boards)
     page = whole(
         templates,
@@ -100,11 +105,12 @@ def write(
         name=spec.name,
         boards=[_section(templates, board, many=len(boards) > 1) for board in boards],
         reported=[templates.render("reported.html", table=table) for table in reported],
-        missing=[*_missing(cells, store, states)],
-        counts=Counter(states.values()),
+        missing=[(each.cell, each.state, each.reason) for each in missing],
+        counts=states,
         cells=len(cells),
         rows=rows,
         version=metadata.version("rtk"),
+        versions=sorted({record.rtk for _, record in found}) or [metadata.version("rtk")],
         now=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )
     data = page.encode()
@@ -131,10 +137,3 @@ def _chosen(boards: list[Board]) -> set[str]:
     """The runs that are shown with examples: one of each row on a front."""
     front = [row.runs[0] for board in boards for row in board.table.rows if row.pareto and row.strategy is not None]
     return set(front[:MOST])
-
-
-def _missing(cells: Sequence[Cell], store: Store, states: dict[str, State]) -> Iterator[tuple[str, str, str]]:
-    """Run, state and reason of what has no result."""
-    for cell in cells:
-        if (state := states[cell.name]) != "done":
-            yield str(cell), state, store.failure(cell).reason if state == "failed" else ""

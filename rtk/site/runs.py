@@ -186,7 +186,7 @@ class Run:
         found += [(f"{name} images", str(value)) for name, value in result.dataset.get("sha256", {}).items()]
         found += [("test images", value) for value in tests]
         found += [("strategy's source file", str(result.strategy.get("source_sha256")))]
-        return [*found, ("everything that can change the number (key of the cell)", self.cell.key)]
+        return [*found, ("options, files and code (key of the cell)", self.cell.key)]
 
     @property
     def corrupted(self) -> list[tuple[str, list[list[str]]]]:
