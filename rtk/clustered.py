@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from statistics import fmean, pvariance
+from statistics import fmean, pvariance, variance
 
 from .statistics import Difference, sign_test
 
@@ -28,14 +28,18 @@ def shares(verdicts: Sequence[bool], images: int) -> list[float]:
 def interval(found: Sequence[float], copies: int) -> tuple[float, float]:
     """95 % Wilson interval of the mean share, in [0, 1], with the effective sample size in the place of n.
 
-    That is the number of independent verdicts whose mean would vary as much as that of the images (Korn & Graubard
-    1998): between one for each image and one for each copy.
+    That is the number of independent verdicts whose mean would vary as much as that of the images, less what few images
+    leave open about how they vary (Student's t in the place of z, Korn & Graubard 1998): between one for each image
+    and one for each copy.
     """
     images, p = len(found), fmean(found)
-    spread = pvariance(found) / images
     n = float(images)
-    if 0 < p < 1:
-        n = max(n, min(images * copies, p * (1 - p) / spread if spread else math.inf))
+    if copies > 1 and images > 1 and 0 < p < 1:
+        from scipy.stats import t  # takes a second to import
+
+        spread = variance(found) / images
+        effective = p * (1 - p) / spread if spread else images * copies
+        n = max(n, min(images * copies, effective * (Z / t.ppf(0.975, images - 1)) ** 2))
     centre = (p + Z**2 / (2 * n)) / (1 + Z**2 / n)
     half = Z / (1 + Z**2 / n) * math.sqrt(p * (1 - p) / n + Z**2 / (4 * n**2))
     return max(0.0, centre - half), min(1.0, centre + half)

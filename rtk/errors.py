@@ -79,6 +79,10 @@ class RunExists(RequestError):
     """The run directory already holds a result."""
 
 
+class AlreadyDone(RunExists):
+    """The run directory holds the result of exactly what is asked for."""
+
+
 class RunFailed(RtkError):
     """A run that was started could not be finished."""
 

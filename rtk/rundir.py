@@ -37,7 +37,7 @@ from typing import Any
 import filelock
 
 from . import files
-from .errors import BadBackbone, BadData, RequestError, RunExists, RunFailed
+from .errors import AlreadyDone, BadBackbone, BadData, RequestError, RunExists, RunFailed
 
 CONFIG, RESULT, LOCK = "config.json", "result.json", ".lock"
 IN_USE = "is in use by another process"
@@ -174,7 +174,7 @@ def _admit(directory: Path, config: Mapping[str, Any], layout: Layout, force: bo
             "--force to replace it, or --out ANOTHER_DIR",
         )
     if (directory / layout.result).exists():
-        raise RunExists(f"{directory} already holds this result.", f"rtk show {directory}; --force runs it again")
+        raise AlreadyDone(f"{directory} already holds this result.", f"rtk show {directory}; --force runs it again")
 
 
 def _contents(directory: Path) -> list[Path]:

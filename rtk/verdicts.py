@@ -14,7 +14,7 @@ from .statistics import Difference, changed
 if TYPE_CHECKING:
     from .results import Score
 
-OF_WEIGHTS = ("weights", "id")
+OF_NETWORK = ("weights", "network", "id")
 """What an identity says about the network, not about how it was judged."""
 
 
@@ -48,7 +48,7 @@ def _bytes(text: str, count: int) -> bytes:
 
 def judged(score: Score) -> dict[str, object]:
     """How a score was made, without the network that it is of; equal for scores that may be compared."""
-    return {name: value for name, value in score.identity.items() if name not in OF_WEIGHTS}
+    return {name: value for name, value in score.identity.items() if name not in OF_NETWORK}
 
 
 def compare(before: Score, after: Score) -> Difference:

@@ -200,6 +200,8 @@ def test_a_claim_that_does_not_hold_is_found(source, attacked) -> None:
     assert verdicts(conclude(many)) == {"verified-success": "error"}
     few = Counts(images=1000, claimed=500, unverified=1)
     assert verdicts(conclude(few)) == {"verified-success": "warning"}, "at most one per cent"
+    boundary = Counts(images=128, claimed=40, unverified=2)
+    assert verdicts(conclude(boundary)) == {"verified-success": "warning"}, "rounding on the boundary ends nothing"
 
 
 def test_a_success_that_is_not_on_record_is_found(source, attacked) -> None:

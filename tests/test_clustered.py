@@ -68,6 +68,28 @@ def test_changes_of_single_copies_are_not_drowned_by_whole_images() -> None:
     assert difference(after, before).interval == pytest.approx([-each for each in reversed(found.interval)])
 
 
+@pytest.mark.parametrize("images", [2, 5, 20])
+def test_the_interval_of_few_images_covers_the_truth(images: int) -> None:
+    """Images differ in how many of their copies are right: nineteen of twenty intervals hold the true share."""
+    chance = random.Random(0)
+    held, trials, copies = 0, 1000, 75
+    for _ in range(trials):
+        found = [sum(chance.random() < share for _ in range(copies)) / copies for share in _drawn(chance, images)]
+        low, high = interval(found, copies)
+        held += low <= 0.6 <= high
+    assert held / trials > 0.93
+
+
+def _drawn(chance: random.Random, images: int) -> list[float]:
+    return [chance.betavariate(1.8, 1.2) for _ in range(images)]
+
+
+def test_one_image_is_one_image() -> None:
+    """However many copies of it agree with each other, they say nothing about other images."""
+    low, high = interval([40 / 75], 75)
+    assert high - low > 0.8
+
+
 def test_the_interval_of_a_difference_covers_the_truth() -> None:
     """Images whose copies flip together now and then: nineteen of twenty intervals hold the true change."""
     chance = random.Random(0)

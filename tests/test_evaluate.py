@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import weakref
 from dataclasses import replace
 from itertools import pairwise
@@ -16,6 +18,7 @@ from rtk.attacks import autoattack, pgd
 from rtk.backbones import hash_state
 from rtk.data import Split
 from rtk.evaluation import Subject, chunks, identities, judge, judge_all, load, order_of, save_network
+from rtk.evaluation.scores import changes_between, row_of
 from rtk.progress import Silent
 from rtk.seeds import derive
 from rtk.suite import Item, Suite
@@ -167,6 +170,24 @@ def test_the_identity_holds_whatever_can_change_a_verdict(subject: Subject) -> N
     ):
         assert {item.name: found["id"] for item, found in identities(other).items()}["pgd20"] != first["pgd20"]
     assert identities(replace(subject, verdicts=Path("elsewhere"), batch_size=3)) == identities(subject)
+
+
+def test_equal_weights_in_another_network_have_another_identity(subject: Subject, tmp_path: Path) -> None:
+    """Normalisation is no weight: a network with another mean answers otherwise, and may not share verdicts."""
+    other = replace(subject, directory=tmp_path / "other", verdicts=tmp_path / "verdicts")
+    shutil.copytree(subject.directory, other.directory)
+    record = json.loads((other.directory / "backbone.json").read_text())
+    assert load(other).network == load(subject).network, "where it lies makes no difference"
+    record["spec"]["mean"] = [0.9]
+    changed = replace(other, directory=tmp_path / "changed")
+    shutil.copytree(other.directory, changed.directory)
+    (changed.directory / "backbone.json").write_text(json.dumps(record))
+    one, another = identities(subject)[CLEAN], identities(changed)[CLEAN]
+    assert one["weights"] == another["weights"] and one["id"] != another["id"]
+    assert {name for name in one if one[name] != another[name]} == {"network", "id"}
+    rows = [row_of("it", each, judge_all([each], Silent(), workers=1)[0]) for each in (other, changed)]
+    assert rows[0].scores["clean"].verdicts != rows[1].scores["clean"].verdicts
+    assert changes_between(*rows), "they are compared nevertheless"
 
 
 def test_every_image_has_exactly_one_verdict_and_the_last_chunk_is_not_dropped(subject: Subject) -> None:

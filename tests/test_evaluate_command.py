@@ -168,7 +168,7 @@ def test_examples_are_kept_and_verify(kept: Path, command: Command) -> None:  # 
     assert [found.name for found in (kept / "examples").iterdir()] == [path.name], "the parts are gone"
     done = command("verify", str(path))
     assert (done.code, done.err) == (0, "")
-    assert all(line.startswith("ok ") for line in done.out.splitlines()) and len(done.out.splitlines()) == 9
+    assert all(line.startswith("ok ") for line in done.out.splitlines()) and len(done.out.splitlines()) == 10
 
 
 def test_examples_do_not_depend_on_interruptions(kept: Path, tmp_path: Path, monkeypatch) -> None:
@@ -286,10 +286,13 @@ def test_images_are_read_in_every_form(attacked, command: Command) -> None:  # n
     save_numpy({"images": plain}, "c.safetensors")
     order = np.arange(30)[::-1].copy()
     np.savez("d.npz", images=plain[order], indices=order)
-    said = {foreign(command, name).out for name in ("a.npy", "channels_last.npy", "b.npz", "c.safetensors", "d.npz")}
+    indexed = foreign(command, "d.npz").out
+    said = {foreign(command, name).out for name in ("a.npy", "channels_last.npy", "b.npz", "c.safetensors")}
     said.add(command("verify", "--images", "a.npy", "--threat", "Linf:0.1").out)  # the embedded network's own data
     assert len(said) == 1
-    assert "0 of 30 images leave the ball" in said.pop()
+    assert "0 of 30 images leave the ball" in indexed and "indices" not in indexed
+    assumed = "The file has no indices: taken as of the first 30 test images."
+    assert [line for line in said.pop().splitlines() if line not in indexed.splitlines()] == [assumed]
     assert f", {int(robust.sum())} of 30" in foreign(command, "a.npy").out
 
 
@@ -300,6 +303,21 @@ def test_what_leaves_the_ball_breaks_nothing_and_is_counted(attacked, tmp_path: 
         np.save(tmp_path / f"{name}.npy", images.numpy())
         found = verify_images(tmp_path / f"{name}.npy", options)
         assert found.outside == 30 and found.robust == found.clean
+
+
+def test_images_of_other_samples_are_suspected(attacked, command: Command) -> None:  # noqa: F811
+    np.save("a.npy", attacked[0].numpy()[::-1])
+    done = foreign(command, "a.npy")
+    assert "30 of 30 images leave the ball" in done.out
+    assert "Are they of others? Then the file needs indices too." in done.out
+
+
+def test_an_evaluation_with_several_threats_names_them(attacked, command: Command) -> None:  # noqa: F811
+    np.save("a.npy", attacked[0].numpy())
+    typed = "evaluate rtk:fashion-resnet --suite clean,pgd20 --threats Linf:0.02,L2:1 --images 8 --workers 1 --quiet"
+    assert command(*typed.split(), "--out", "e").code == 0
+    done = command("verify", "--images", "a.npy", "--with", "e")
+    assert done.code == 2 and "The evaluation has Linf:0.02, L2:1. Try: --threat Linf:0.02" in done.line
 
 
 def test_bytes_are_images_too(attacked, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from .catalogue import Listing, list_backbones
 if TYPE_CHECKING:
     from .classifier import Classifier
     from .norms import NormAudit
-    from .opening import Backbone, describe, open_backbone, rebuild
+    from .opening import Backbone, describe, hash_spec, open_backbone, rebuild
     from .resnet import SmallResNet
     from .structure import Block, Structure, inspect
     from .weights import hash_state, read_state, write_state
@@ -33,6 +33,7 @@ __all__ = [
     "SmallResNet",
     "Structure",
     "describe",
+    "hash_spec",
     "hash_state",
     "inspect",
     "list_backbones",
@@ -51,6 +52,7 @@ _HOME = {
     "SmallResNet": "resnet",
     "Structure": "structure",
     "describe": "opening",
+    "hash_spec": "opening",
     "hash_state": "weights",
     "inspect": "structure",
     "load_robustbench": "zoo",

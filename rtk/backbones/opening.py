@@ -176,6 +176,11 @@ def describe(backbone: Backbone) -> dict[str, Any]:
     }
 
 
+def hash_spec(record: Mapping[str, Any]) -> str:
+    """SHA-256 of what `describe` says of the function that weights make: architecture, normalisation and size."""
+    return files.digest({"spec": record["spec"], "classes": record["classes"]})
+
+
 def _home(file: str | Path) -> Path:
     try:
         return Path(file).expanduser()

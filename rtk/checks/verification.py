@@ -131,6 +131,11 @@ def conclude(counts: Counts) -> list[Check]:
     return checks if counts.images else [skipped(check.name, "No image was attacked.") for check in checks]
 
 
+FEW = 3
+"""As many denied successes do not say that two networks were seen: FAB's examples lie on the decision boundary, where
+rounding decides, and such an image counts as robust."""
+
+
 def nested(verdicts: Mapping[str, Sequence[bool]]) -> Check:
     """Whether an image that one attack broke stays broken, and every image has a verdict of every attack.
 
@@ -163,5 +168,5 @@ def _verified(counts: Counts) -> Check:
         0,
         f"The share of {counts.claimed} claimed successes that a fresh forward pass of the stored example denies",
         "the attack and its verification see different networks",
-        bad="error" if share > 0.01 else "warning",
+        bad="error" if share > 0.01 and counts.unverified > FEW else "warning",
     )

@@ -8,9 +8,10 @@ from typing import Any
 import click
 
 from ..config import read_toml
-from ..errors import BadValue
+from ..errors import AlreadyDone, BadValue
 from ..evaluation.request import EvaluateOptions, build
 from ..report import robustbench
+from ..results import EVALUATION, read_evaluation
 from .options import Checked, options
 
 
@@ -49,8 +50,13 @@ def command(
     from .display import live
     from .table import print_evaluation
 
-    with live(quiet) as progress:
-        found = evaluate(request, force=force, progress=progress, command=typed)
+    try:
+        with live(quiet) as progress:
+            found = evaluate(request, force=force, progress=progress, command=typed)
+    except AlreadyDone:
+        if like is None:
+            raise
+        found = read_evaluation(request.directory / EVALUATION)  # another format costs no second evaluation
     print_evaluation(found, request.directory)
     if like is not None:
         robustbench.write_model_info(request.directory / robustbench.FILE, robustbench.model_info(found))

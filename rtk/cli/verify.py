@@ -20,7 +20,13 @@ if TYPE_CHECKING:
 
 @click.command(cls=Checked, name="verify")
 @click.argument("file", required=False, type=click.Path(path_type=Path))
-@click.option("--images", metavar="FILE", type=click.Path(path_type=Path), help="Somebody's adversarial images.")
+@click.option(
+    "--images",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Somebody's adversarial images: .npy, .npz or .safetensors with images and, where they are not of the first"
+    " test images in the data set's order, indices.",
+)
 @click.option(
     "--with",
     "evaluation",
@@ -71,6 +77,9 @@ def command(file: Path | None, images: Path | None, evaluation: Path | None, **f
 
 def _print(found: Verified) -> None:
     click.echo(f"{found.outside} of {found.clean.n} images leave the ball or [0, 1]; they count as no attack.")
+    if not found.named:
+        doubt = " Are they of others? Then the file needs indices too." if found.outside == found.clean.n else ""
+        click.echo(f"The file has no indices: taken as of the first {found.clean.n} test images.{doubt}")
     _line("clean accuracy", found.clean)
     _line("robust accuracy under these images", found.robust)
     if found.recorded is not None and found.strongest is not None:

@@ -97,6 +97,7 @@ def identities(subject: Subject) -> dict[Item, dict[str, Any]]:
             "seed": subject.suite.seed,
             "data": load(subject).test.sha256,
             "weights": subject.weights,
+            "network": load(subject).network,
             "precision": "float32",
         }
         found[item] = {**identity, "id": files.digest(identity)[:16]}

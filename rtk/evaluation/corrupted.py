@@ -17,6 +17,7 @@ from ..errors import BadData, BadValue
 from ..memory import Memory
 from ..results import EVALUATION, Corrupted, Row, read_evaluation
 from ..suite import Item
+from ..verdicts import OF_NETWORK
 from .measure import Judged, Measure, Tick
 
 KEY = "corruptions"
@@ -98,7 +99,7 @@ def read_baseline(directory: Path, identity: dict[str, Any]) -> Baseline:
     """The evaluation of the network that mCE is relative to.
 
     Args:
-        identity: of `corruptions` in the evaluation at hand; only the weights may be others.
+        identity: of `corruptions` in the evaluation at hand; only the network may be another.
 
     Raises:
         BadData: no evaluation.
@@ -109,7 +110,7 @@ def read_baseline(directory: Path, identity: dict[str, Any]) -> Baseline:
     hint = f"rtk evaluate {found.backbone['uri']} --suite corruptions, with the options of this evaluation"
     if score is None or score.corrupted is None:
         raise BadValue(f"--baseline {directory}: holds no corruptions.", hint)
-    for key in sorted({*identity, *score.identity} - {"weights", "id"}):
+    for key in sorted({*identity, *score.identity} - {*OF_NETWORK}):
         if identity.get(key) != score.identity.get(key):
             raise BadValue(f"--baseline {directory}: its corruptions differ from those asked for ({key}).", hint)
     baseline = Baseline(found.backbone["uri"], _cells(score.corrupted))

@@ -25,10 +25,12 @@ class Foreign:
     Attributes:
         images: float32 (N, 3, H, W); not yet checked for ball and range.
         indices: int64 (N,), into the test split in the data set's own order; the first N where the file has none.
+        named: whether the file has them.
     """
 
     images: Tensor
     indices: Tensor
+    named: bool
 
     @classmethod
     def read(cls, path: Path, test: Split) -> Foreign:
@@ -44,7 +46,7 @@ class Foreign:
             raise BadData(f"{path}: indices must be {len(images)} different whole numbers, one per image.")
         if indices.min() < 0 or indices.max() >= len(test):
             raise _other_samples(path, len(images), test)
-        return cls(images, torch.from_numpy(indices.astype(np.int64)))
+        return cls(images, torch.from_numpy(indices.astype(np.int64)), "indices" in found)
 
 
 def _arrays(path: Path) -> Mapping[str, np.ndarray]:

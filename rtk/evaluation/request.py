@@ -60,7 +60,9 @@ class VerifyOptions(SourceOptions):
     """Options of `rtk verify`."""
 
     threat: str | None = option(
-        None, "Threat that the images claim to keep, e.g. Linf:8/255; by default the evaluation's.", origin="rtk"
+        None,
+        "Threat that the images claim to keep, e.g. Linf:8/255; by default the evaluation's, if it has one.",
+        origin="rtk",
     )
     device: str = DEVICE
     batch_size: int = option(128, "Images in the network at once.", origin="rtk", ge=1, le=4096)

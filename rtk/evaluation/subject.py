@@ -11,7 +11,7 @@ from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
 from .. import files
-from ..backbones import Backbone, Classifier, describe, open_backbone
+from ..backbones import Backbone, Classifier, describe, hash_spec, open_backbone
 from ..data import Dataset, Split, open_dataset
 from ..errors import BadData
 from ..seeds import derive
@@ -51,11 +51,13 @@ class Loaded:
 
     Attributes:
         model: on its device, in evaluation mode.
+        network: `rtk.backbones.hash_spec`: equal weights make another function in another architecture.
         data: the data set.
         order: all test indices, int64 (N,), in the order in which they are judged.
     """
 
     model: nn.Module
+    network: str
     data: Dataset
     order: Tensor
 
@@ -68,9 +70,10 @@ class Loaded:
 @lru_cache(maxsize=4)
 def load(subject: Subject) -> Loaded:
     """Open the network on disk and the data set; once per process."""
-    model = open_backbone(f"run:{subject.directory}").model.to(subject.device).eval()
+    backbone = open_backbone(f"run:{subject.directory}")
+    model = backbone.model.to(subject.device).eval()
     data = open_dataset(subject.dataset, root=subject.root, image_size=subject.image_size)
-    return Loaded(model, data, order_of(labels_of(data), subject.suite.seed))
+    return Loaded(model, hash_spec(describe(backbone)), data, order_of(labels_of(data), subject.suite.seed))
 
 
 def labels_of(data: Dataset) -> Tensor:

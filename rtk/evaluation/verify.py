@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,7 +12,7 @@ from torch import Tensor
 from .. import environment, files, rundir
 from ..accuracy import correct
 from ..attacks.checks import inside
-from ..backbones import hash_state, open_backbone
+from ..backbones import describe, hash_spec, hash_state, open_backbone
 from ..checks import Check
 from ..config import resolve
 from ..data import Split, open_dataset
@@ -55,7 +56,13 @@ def verify_examples(path: Path, options: VerifyOptions, evaluation: Path | None 
         _same("content", saved.found, saved.content, "hash of the content, and the hash in the file"),
         _same("recorded-content", recorded, saved.content, "hash in evaluation.json, and the hash in the file"),
         _same("identity", saved.identity["id"], identity["id"], "identity in the file, and that in evaluation.json"),
-        _same("weights", network.weights, identity["weights"], "hash of the network, and that in evaluation.json"),
+        _same("weights", network.weights, identity["weights"], "hash of the weights, and that in evaluation.json"),
+        _same(
+            "network",
+            network.of(identity),
+            identity.get("network"),
+            "hash of the architecture, and that in evaluation.json",
+        ),
         _same("data", network.test.sha256, identity["data"], "hash of the test images, and that in evaluation.json"),
         _none("labels", saved.labels != labels, "labels that are not those of the data set"),
         _none("ball-and-range", ~kept, f"images outside of {saved.threat} or [0, 1]"),
@@ -69,6 +76,7 @@ class Verified:
     """What somebody's adversarial images do to a network.
 
     Attributes:
+        named: whether the file says which test images its images are of; else the first were taken.
         outside: images that leave the ball or [0, 1]; they break nothing.
         clean: accuracy on the same test images, unattacked.
         robust: right before and after.
@@ -76,6 +84,7 @@ class Verified:
         strongest: robust against both, on these samples: of all known attacks the strongest counts for each sample.
     """
 
+    named: bool
     outside: int
     clean: Estimate
     robust: Estimate
@@ -103,7 +112,7 @@ def verify_images(path: Path, options: VerifyOptions, evaluation: Path | None = 
     clean = network.right(network.test.images(foreign.indices), foreign.indices)
     right, kept = network.judge(foreign.images, foreign.indices, threat)
     robust = clean & (right | ~kept)
-    found = Verified(int((~kept).sum()), _estimate(clean), _estimate(robust))
+    found = Verified(foreign.named, int((~kept).sum()), _estimate(clean), _estimate(robust))
     if evaluation is None or record is None:
         return found
     before = _recorded(evaluation, record, threat, network)
@@ -130,10 +139,13 @@ def _from_folder(home: Path, record: Evaluation, options: VerifyOptions) -> Veri
 def _threat(options: VerifyOptions, record: Evaluation | None) -> Threat:
     if options.threat is not None:
         return Threat.parse(options.threat)
-    known = {score.threat for score in record.row.scores.values() if score.threat} if record else set()
+    known = [score.threat for score in record.row.scores.values() if score.threat] if record else []
+    known = list(dict.fromkeys(known))
     if len(known) != 1:
-        raise BadValue("--threat: is required, the threat that the images claim to keep.", "--threat Linf:8/255")
-    return Threat.parse(known.pop())
+        there = f" The evaluation has {', '.join(known)}." if known else ""
+        hint = f"--threat {known[0] if known else 'Linf:8/255'}"
+        raise BadValue(f"--threat: is required, the threat that the images claim to keep.{there}", hint)
+    return Threat.parse(known[0])
 
 
 def _recorded(home: Path, record: Evaluation, threat: Threat, network: _Network) -> dict[int, bool]:
@@ -142,6 +154,8 @@ def _recorded(home: Path, record: Evaluation, threat: Threat, network: _Network)
         raise BadBackbone(f"{home}: an evaluation of another network (weights {record.row.weights[:12]}).")
     found: dict[int, bool] = {}
     for score in record.row.scores.values():
+        if score.identity.get("network") != network.of(score.identity):
+            raise BadBackbone(f"{home}: an evaluation of another network, with the same weights.", "its --backbone")
         if score.threat != str(threat):
             continue
         if score.identity["data"] != network.test.sha256:
@@ -197,9 +211,14 @@ class _Network:
         if backbone.classes != data.num_classes:
             raise BadBackbone(f"{uri} tells {backbone.classes} classes apart, {data.uri} has {data.num_classes}.")
         self.weights = hash_state(backbone.model.native_state())
+        self.spec = hash_spec(describe(backbone))
         self.model = backbone.model.to(self.device).eval()
         self.data = data
         self.test: Split = data.split("test")
+
+    def of(self, identity: dict[str, Any]) -> str | None:
+        """The hash of what the weights are put into; None where the identity is too old to say one."""
+        return self.spec if "network" in identity else None
 
     def right(self, images: Tensor, indices: Tensor) -> Tensor:
         """Whether images of these test samples are classified as those, bool (N,); float32, TF32 off."""
