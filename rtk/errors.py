@@ -111,6 +111,10 @@ def printable(text: str) -> str:
 
 def nearest(given: str, names: Sequence[str]) -> str | None:
     """The most similar of `names` (case-insensitive), or None when nothing is close."""
-    folded = {name.casefold(): name for name in names}
-    found = difflib.get_close_matches(given.casefold(), list(folded), n=1, cutoff=0.6)
+    folded = {_folded(name): name for name in names}
+    found = difflib.get_close_matches(_folded(given), list(folded), n=1, cutoff=0.6)
     return folded[found[0]] if found else None
+
+
+def _folded(name: str) -> str:
+    return name.casefold().removeprefix("--")  # which all options share

@@ -192,6 +192,8 @@ class Host:
             tuned = strategy.finetune(model, self._open_run(source))
         except RtkError:
             raise
+        except SystemExit as ended:
+            raise PluginError(f"{plugin}: ended the process with exit({ended.code!r}).", "raise an error") from None
         except Exception as problem:
             own = PluginError(f"{plugin}: {type(problem).__name__}: {problem}", "--traceback shows where")
             if ran_out(problem):

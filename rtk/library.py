@@ -116,7 +116,10 @@ def export(run: str | Path, path: str | Path, layout: Layout | None = None) -> P
     family, name = opened.spec["family"], opened.spec["name"]
     if family not in ("timm", "robustbench") or layout not in (None, family):
         wanted = layout or "timm or robustbench"
-        raise BadBackbone(f"run:{run} holds the network {family}:{name}, which is not one of {wanted}.")
+        raise BadBackbone(
+            f"run:{run} holds the network {family}:{name}, which is not one of {wanted}.",
+            f"rtk.load('{run}') in Python, or {run}/model.safetensors with its weights",
+        )
     state = {key: value.detach().cpu().contiguous() for key, value in opened.model.native_state().items()}
     if family == "timm":
         files.write(target, lambda file: file.write(save(state)))

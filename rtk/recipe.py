@@ -28,7 +28,11 @@ class TrainingConfig(Config):
     weight_decay: float = option(5e-4, "Weight decay.", origin="usual", ge=0)
     batch_size: int = option(128, "Images per step.", origin="usual", ge=1)
     accumulate: int = option(
-        1, "Parts into which a step's images are cut, to save memory; gradients are summed.", origin="rtk", ge=1
+        1,
+        "Parts into which a step's images are cut, to save memory; gradients are summed. BatchNorm normalises each part"
+        " by itself, which is another step.",
+        origin="rtk",
+        ge=1,
     )
     augment: Augment = option("auto", "Augmentation; auto is the data set's own.", origin="rtk")
 

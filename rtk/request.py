@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from .data.catalogue import find_info, list_datasets
 from .errors import BadBackbone, BadData, Refusal, UnknownName
 from .hookspecs import OBSERVERS
 from .options import EVALUATION_BATCH, EVALUATION_SEED, PLACE, EvaluationOptions, SourceOptions, check_file
-from .registry import Plugin, Registry
+from .registry import OWN, Plugin, Registry
 from .strategy import Strategy
 from .threat import Threat
 
@@ -94,9 +95,20 @@ class Request:
 
     @property
     def source_sha256(self) -> str | None:
-        """Of the file that the strategy is written in; None when it has none."""
+        """Of the code that the strategy is written in; None when it has no file.
+
+        Its file; of a package, which may hold what it is made of, all of its Python files. rtk's own strategies need
+        no other file of their package.
+        """
         source = inspect.getsourcefile(self.strategy)
-        return files.unchanged_sha256(Path(source)) if source else None
+        if source is None:
+            return None
+        package = sys.modules.get(self.strategy.__module__.partition(".")[0])
+        roots = [] if self.plugin.distribution == OWN else [Path(root) for root in getattr(package, "__path__", ())]
+        found = sorted({path for root in roots for path in root.rglob("*.py")} | {Path(source)})
+        if len(found) == 1:
+            return files.unchanged_sha256(found[0])
+        return files.digest([[f"{path.parent.name}/{path.name}", files.unchanged_sha256(path)] for path in found])
 
     @property
     def observers(self) -> list[dict[str, Any]]:

@@ -202,6 +202,8 @@ def _difference(found: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
         old, new = found.get(key), asked.get(key)
         if isinstance(old, Mapping) and isinstance(new, Mapping) and old != new:
             return _difference(old, new)
+        if old != new and key.endswith("_source"):
+            return f"{key.replace('_', ' ')}: the code has changed"
         if old != new:
             return f"{key}: {str(old)[:40]} there, {str(new)[:40]} asked"
     return "none"

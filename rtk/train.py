@@ -140,8 +140,13 @@ class _Stepper:
         self.least = max(self.recipe.smallest or 1, self.recipe.sections)  # in each process
 
     def check(self, loader: Loader) -> None:
-        """BadValue where every step would be too small."""
+        """BadValue where every step would be too small; says what cutting steps changes."""
         team = processes.current()
+        if self.recipe.accumulate > 1 and self.freeze.by_batch:
+            self.observers.say(
+                f"{self.state.phase}: --accumulate {self.recipe.accumulate} is another step than one of --batch-size:"
+                " BatchNorm normalises each part by itself"
+            )
         if min(loader.batch_size, len(loader.split)) < (needed := max(self.smallest, self.least * team.size)):
             among = "" if team.alone else f" for {team.size} processes"
             raise BadValue(

@@ -83,6 +83,7 @@ WRONG = [
     ("--foo", "Unknown option '--foo'.", "rtk --help"),
     ("finetune", "No strategy was named.", "rtk finetune --strategy rift"),
     ("finetune --epochs 3", "No strategy was named.", "rtk finetune --strategy rift"),
+    ("finetune -s full --optimizer adamm", "Unknown option '--optimizer'. Allowed:", "--strategy full --help"),
     ("finetune --strategy rfit", "Unknown strategy 'rfit'. Did you mean 'rift'?", "rtk strategies"),
     ("finetune -srfit", "Unknown strategy 'rfit'. Did you mean 'rift'?", "rtk strategies"),
     ("finetune --strategy=rfit", "Unknown strategy 'rfit'. Did you mean 'rift'?", "rtk strategies"),
@@ -416,6 +417,8 @@ def test_an_interruption_before_anything_has_begun_is_one_line(
     before = signal.getsignal(signal.SIGTERM)
     done = command(*PROBE)
     assert (done.code, done.line) == (130, "rtk: Interrupted. Try: the same command again")
+    forced = command(*PROBE, "--force")
+    assert forced.line == "rtk: Interrupted. Try: the same command without --force again", "which would begin anew"
     assert signal.getsignal(signal.SIGTERM) is before
 
 

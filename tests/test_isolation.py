@@ -36,6 +36,8 @@ WRONG = {
     "segmentation fault": ("import ctypes; ctypes.string_at(0)", "was ended by SIGSEGV"),
     "killed": ("import os; os.kill(os.getpid(), 9)", "was ended by SIGKILL, perhaps for want of memory"),
     "exit": ("import os; os._exit(0)", "ended without a result"),
+    "exit with a code": ("import os; os._exit(7)", "ended with exit code 7 and no result"),
+    "asks to exit": ("import sys; sys.exit(3)", "ended the process with exit(3)"),
     "endless loop": ("while True: pass", "was stopped at the time limit of 12 s"),
     "NaN weights": ("next(model.parameters()).data.fill_(float('nan'))", "came back with NaN or infinite values"),
     "another architecture": ("import torch; model = torch.nn.Linear(2, 2)", "it must keep the architecture"),
@@ -70,6 +72,21 @@ def test_what_goes_wrong_is_said_with_the_plugin_and_its_version(kind: str, tmp_
     last = found.stderr.strip().splitlines()[-1]
     assert found.returncode == 1 and NAMED in last and said in last, found.stderr
     assert not (tmp_path / "run" / "result.json").exists() and "Traceback" not in last
+
+
+def test_a_package_is_known_by_all_its_files(tmp_path: Path) -> None:
+    """What a strategy is made of may lie in other files of its package; when they change, it is another strategy."""
+    environment = install(tmp_path, "from .losses import SCALE")
+    package = tmp_path / "site" / "rtk_third"
+    package.mkdir()
+    (tmp_path / "site" / "rtk_third.py").rename(package / "__init__.py")
+    (package / "losses.py").write_text("SCALE = 1")
+    quick = ["finetune", "--strategy", "third", "--suite", "clean", "--images", "20", "--out", "run", "--quiet"]
+    assert rtk(environment, tmp_path, *quick).returncode == 0
+    assert "already holds this result" in rtk(environment, tmp_path, *quick).stderr
+    (package / "losses.py").write_text("SCALE = 50")
+    found = rtk(environment, tmp_path, *quick)
+    assert found.returncode == 2 and "strategy source: the code has changed" in found.stderr
 
 
 def test_the_others_go_on_and_a_good_one_is_looked_after_too(tmp_path: Path) -> None:

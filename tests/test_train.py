@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from rtk.errors import BadValue, RunFailed
 from rtk.freeze import Freeze
+from rtk.progress import Silent
 from rtk.run import Run
 from rtk.schedules import constant, cosine, step_decay
 
@@ -174,6 +175,24 @@ def test_accumulated_gradients_are_those_of_the_whole_step(source, tmp_path: Pat
     ]
     apart = [(a - b).abs().max() for a, b in zip(*(each.state_dict().values() for each in found), strict=True)]
     assert 0 < max(apart) < 2e-5  # float32 sums in another order
+
+
+@pytest.mark.parametrize(("norm", "parts", "said"), [("batch", 2, 1), ("batch", 1, 0), ("group", 2, 0)])
+def test_that_batchnorm_makes_another_step_of_parts_is_said(
+    source, tmp_path: Path, norm: str, parts: int, said: int
+) -> None:
+    heard = Heard()
+    model = copy.deepcopy(source.model) if norm == "batch" else with_groupnorm(source)
+    train(small_run(source, tmp_path, progress=heard), model, accumulate=parts, epochs=1)
+    assert sum("BatchNorm normalises each part by itself" in text for text in heard.texts) == said
+
+
+class Heard(Silent):
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.texts.append(text)
 
 
 def test_parts_of_a_step_have_noise_of_their_own(source, tmp_path: Path) -> None:

@@ -237,7 +237,12 @@ def _load(
     missing_head = weight not in state and len(state.keys() & own.keys()) > len(own) // 2
     if missing_head:
         if classes is None:
-            raise BadBackbone(f"{what}: has no classifier ('{weight}' is missing); say how many classes are wanted.")
+            others = ", ".join(f"'{name}'" for name in sorted(state.keys() - own.keys())[:3])
+            instead = f", but {others}, so it is of another architecture than {uri}" if others else ""
+            raise BadBackbone(
+                f"{what}: has no classifier ('{weight}' is missing){instead}.",
+                "another --backbone" if others else "rtk finetune, which gives it a new one for its data",
+            )
         state |= {name: own[name] for name in own if name.startswith(f"{structure.head}.") and name not in state}
     elif weight in state and state[weight].shape[1:] == own[weight].shape[1:]:
         if len(state[weight]) < 2:

@@ -15,7 +15,7 @@ from ..options import PLACE
 from .cells import SHARED
 from .compare import Spread, Versus, paired
 from .records import Network, Protocol, Record
-from .spec import expand, folder_of, read_spec
+from .spec import expand, folder_of, located, read_spec
 from .store import Store
 
 IMAGES = ("item", "data", "n", "seed")
@@ -152,11 +152,9 @@ def compare(first: Path, second: Path) -> Comparison:
 def read_side(place: Path) -> Side:
     """The runs of a benchmark, in the order of its spec; nothing of the installed strategies is needed to read them."""
     place = place.expanduser()
-    spec = place / "spec.toml" if place.is_dir() else place
-    if place.is_dir() and not spec.is_file():
-        raise BadValue(f"{place}: holds no spec.toml, so this is no folder of a benchmark.", "ls runs")
+    spec, folder = located(place)
     read = read_spec(spec)
-    store = Store(place if place.is_dir() else folder_of(read))
+    store = Store(folder or folder_of(read))
     found: dict[Key, Run] = {}
     unreadable = []
     for path in sorted((store.root / "cells").glob("*.toml")):

@@ -40,6 +40,9 @@ EXAMPLE = "a spec such as benchmarks/quickstart.toml"
 CHOSEN = {"seed": "seeds = [0, 1, 2] at the top", "out": "rtk bench run SPEC --out DIR"}
 """Options that the benchmark itself gives to its cells, and how they are asked for."""
 
+KEPT = "spec.toml"
+"""The spec in the folder of a benchmark."""
+
 MOST = 10_000
 """Cells of one benchmark."""
 
@@ -133,6 +136,22 @@ def folder_of(spec: Spec) -> Path:
     return Path("runs") / f"bench-{spec.name}"
 
 
+def located(path: Path) -> tuple[Path, Path | None]:
+    """The file of a benchmark, and the folder of its runs, of which either was named.
+
+    Returns:
+        The spec, and the folder where that was named; else None.
+
+    Raises:
+        BadValue: a folder without a spec.
+    """
+    if not path.is_dir():
+        return path, None
+    if not (path / KEPT).is_file():
+        raise BadValue(f"{path}: holds no {KEPT}, so it is not the folder of a benchmark.", "the path of a spec")
+    return path / KEPT, path
+
+
 def expand(spec: Spec) -> list[Settings]:
     """The options of every cell, in the order of the file; the seed varies fastest.
 
@@ -153,7 +172,7 @@ def expand(spec: Spec) -> list[Settings]:
         for values in itertools.product(*axes.values()):
             settings = Settings(dict(zip(axes, values, strict=True)), frozenset(own), spec.time_limit)
             if not isinstance(settings.all.get("strategy"), str):
-                raise BadValue(f"Cell '{settings}': needs the name of a strategy.", 'strategy = "rift"')
+                raise BadValue("A cell needs the name of a strategy.", 'strategy = "rift" under [[run]]')
             found.append(settings)
     return found
 

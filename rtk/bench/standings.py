@@ -210,8 +210,7 @@ def check_baseline(cells: Sequence[Cell], baseline: str) -> None:
             start = cell.request.dataset, options.backbone, options.weights
             rows.setdefault(start, {})[cell.configuration] = None
     if not rows:
-        strategies = {cell.request.strategy.name for cell in cells}
-        allowed = {*names.values(), *strategies}
+        allowed = {*names.values(), *_single(cells)}
         raise UnknownName("baseline", baseline, allowed, "--baseline, or baseline in the spec, with one of these")
     for configurations in rows.values():
         if len(configurations) > 1:
@@ -220,6 +219,16 @@ def check_baseline(cells: Sequence[Cell], baseline: str) -> None:
                 f"Baseline '{baseline}': {len(configurations)} rows from the same network are of this strategy.",
                 f"the whole name of one, such as {some}",
             )
+
+
+def _single(cells: Sequence[Cell]) -> set[str]:
+    """Strategies that have one row for each network and data set, so that their names say which."""
+    rows: dict[str, dict[tuple[str, str, str | None], set[str]]] = {}
+    for cell in cells:
+        options = cell.request.options
+        start = cell.request.dataset, options.backbone, options.weights
+        rows.setdefault(cell.request.strategy.name, {}).setdefault(start, set()).add(cell.configuration)
+    return {name for name, starts in rows.items() if all(len(each) == 1 for each in starts.values())}
 
 
 def _table(found: list[Found], names: dict[str, str], planned: Mapping[str, int], baseline: str | None) -> Table:

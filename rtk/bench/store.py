@@ -29,6 +29,7 @@ from ..results import Result
 from .cells import Cell
 from .index import Index, Said
 from .records import Record
+from .spec import KEPT
 
 State = Literal["done", "running", "failed", "waiting"]
 LEFT = 3600.0
@@ -163,7 +164,7 @@ class Store:
 
     def keep_spec(self, spec: Path) -> None:
         """Copy the spec, so that the folder tells what it is."""
-        files.write_bytes(self.root / "spec.toml", spec.expanduser().read_bytes())
+        files.write_bytes(self.root / KEPT, spec.expanduser().read_bytes())
 
     def sweep(self) -> None:
         """Delete what killed processes left half written beside the run directories; see rtk/rundir.py for these."""

@@ -129,9 +129,9 @@ def _run(given: list[str], traceback: bool) -> int:
     except click.ClickException as problem:
         return _fail(problem.format_message(), "rtk --help", 2, traceback)
     except RtkError as problem:
-        return _fail(problem.message, problem.hint, problem.exit_code, traceback)
+        return _fail(problem.message, _unforced(problem.hint, given), problem.exit_code, traceback)
     except (KeyboardInterrupt, click.Abort):
-        return _fail("Interrupted.", "the same command again", Interrupted.exit_code, traceback)
+        return _fail("Interrupted.", _unforced("the same command again", given), Interrupted.exit_code, traceback)
     except (BrokenPipeError, _ReaderGone):
         _discard_output()
         return 0
@@ -142,6 +142,14 @@ def _run(given: list[str], traceback: bool) -> int:
     except Exception as problem:
         said = f"Unexpected {type(problem).__name__}: {problem}. This is a defect of rtk."
         return _fail(said, "the same command with --traceback, and report it", 1, traceback)
+
+
+def _unforced(hint: str | None, given: list[str]) -> str | None:
+    """The hint for a command that replaces what it finds: the same command would begin again."""
+    again = "the same command"
+    if hint is None or "--force" not in given or "--traceback" in hint:
+        return hint
+    return hint.replace(again, f"{again} without --force")
 
 
 def _usage(problem: click.UsageError) -> RtkError:

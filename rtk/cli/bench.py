@@ -46,7 +46,7 @@ def _of_a_bench(function: Callable[..., Any]) -> Callable[..., Any]:
     out = click.option(
         "--out", metavar="DIR", type=click.Path(path_type=Path), help="Folder; by default runs/bench-NAME."
     )
-    return click.argument("path", metavar="SPEC", type=click.Path(path_type=Path))(out(function))
+    return click.argument("path", metavar="SPEC|DIR", type=click.Path(path_type=Path))(out(function))
 
 
 def _many(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -82,15 +82,16 @@ _format = click.option(
 )
 @click.option("--retry", is_flag=True, help="Try those again that have failed.")
 def run(path: Path, out: Path | None, engine: str, address: str | None, jobs: int | None, retry: bool) -> None:
-    """Run the cells that have no result yet, then print the table.
+    """Run the cells that have no result yet, then print the table. DIR is the folder of a benchmark.
 
     Whenever it stops, the same command goes on. Exit code 1 when a cell has no result.
     """
     from ..bench import engines
+    from ..bench.spec import located
     from .display import live
 
     spec, cells, store = _open(path, out)
-    store.keep_spec(path)
+    store.keep_spec(located(path)[0])
     with live() as progress:
         engines.run(cells, store, progress, engine=engine, address=address, jobs=jobs, retry=retry)
     _print_tables(spec, cells, store, "text")
@@ -165,16 +166,17 @@ def diff(first: Path, second: Path, form: Format) -> None:
 def _open(path: Path, out: Path | None) -> tuple[Spec, list[Cell], Store]:
     from ..bench.cells import cells_of
     from ..bench.reported import read_reported
-    from ..bench.spec import folder_of, read_spec
+    from ..bench.spec import folder_of, located, read_spec
     from ..bench.standings import check_baseline
     from ..bench.store import Store
 
+    path, folder = located(path)
     spec = read_spec(path)
     cells = cells_of(spec)
     if spec.baseline is not None:
         check_baseline(cells, spec.baseline)
     read_reported(spec.reported)
-    return spec, cells, Store(out or folder_of(spec))
+    return spec, cells, Store(out or folder or folder_of(spec))
 
 
 def _print_tables(spec: Spec, cells: list[Cell], store: Store, form: Format) -> None:

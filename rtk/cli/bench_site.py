@@ -6,10 +6,7 @@ from pathlib import Path
 
 import click
 
-from ..errors import BadValue
 from .options import Checked, compared
-
-SPEC = "spec.toml"
 
 
 @click.command(name="site", cls=Checked)
@@ -30,15 +27,12 @@ def command(path: Path, out: Path | None, examples: int, baseline: str | None, r
     SPEC is its file, or DIR the folder that its runs are in.
     """
     from ..bench.cells import cells_of
-    from ..bench.spec import folder_of, read_spec
+    from ..bench.spec import folder_of, located, read_spec
     from ..bench.store import Store
     from ..site.build import write
     from .display import live
 
-    folder = path if path.is_dir() else None
-    source = path / SPEC if folder else path
-    if folder and not source.is_file():
-        raise BadValue(f"{folder}: holds no {SPEC}, so it is not the folder of a benchmark.", "rtk bench site SPEC")
+    source, folder = located(path)
     spec = read_spec(source)
     update = {"baseline": baseline or spec.baseline, "reported": [*reported] or spec.reported}
     cells, store = cells_of(spec), Store(folder or folder_of(spec))

@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 from ..errors import PluginError, RunFailed
+from ..evaluation.handover import EXIT_CODE
 from ..registry import Plugin
 
 CHILD = "RTK_SUPERVISED"
@@ -20,6 +21,10 @@ CHILD = "RTK_SUPERVISED"
 
 PATIENCE = 10.0
 """Seconds that a process is given to end by itself before it is killed."""
+
+
+SAID = (0, 1, 2, 130, EXIT_CODE)
+"""Exit codes of rtk, which has then said why."""
 
 
 def supervised() -> bool:
@@ -61,6 +66,8 @@ def supervise(typed: list[str], plugin: Plugin, time_limit: float | None, made: 
         )
     if code == 0 and not made.exists():
         raise PluginError(f"{plugin}: its process ended without a result.", "look for exit() in it")
+    if code not in SAID:
+        raise PluginError(f"{plugin}: its process ended with exit code {code} and no result.", "look for exit() in it")
     return code
 
 
