@@ -72,6 +72,8 @@ class AutoLora(rtk.Strategy):
         " its second condition is always true, except at the first checkpoint where it is never.",
         "All epochs are trained; the published code stops once the rate is below 1e-5.",
         "Accuracy on the training split is measured on plain images; in the published code on augmented ones.",
+        "The radius is the run's and the step eps/4; the published code has 0.0314 and 0.00784.",
+        "Augmentation is the data set's own; the published code pads CIFAR with zeros before it crops.",
         "Validation attacks start at random, with the same noise every time; in the published code at the image.",
         "Shortcut convolutions have a branch that is used; in the published code for ImageNet networks it exists and is"
         " skipped, in that for CIFAR networks it is used.",
