@@ -142,6 +142,7 @@ def fill(folder: Path, real: dict[str, Any], cells: list[Any]) -> int:
             low, high = interval([float(each) for each in right], 1)
             score |= {
                 "correct": sum(right),
+                "class_correct": [sum(right), *[0] * (len(score["class_n"]) - 1)],
                 "accuracy": sum(right) / len(right),
                 "low": low,
                 "high": high,
@@ -150,7 +151,7 @@ def fill(folder: Path, real: dict[str, Any], cells: list[Any]) -> int:
             before, after = (Score.model_validate(row["scores"][item]) for row in (source, tuned))
             found["changes"] = {**found["changes"], item: Change.between(before, after).model_dump()}
         found["seed"] = cell.settings.all["seed"]
-        found["strategy"] = {**real["strategy"], "name": cell.request.strategy.name}
+        found["strategy"] = {**real["strategy"], "name": cell.request.strategy.name, "source_sha256": cell.code}
         found["rows"] = [source, tuned]
         directory = folder / cell.name
         directory.mkdir(parents=True, exist_ok=True)

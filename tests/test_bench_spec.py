@@ -247,7 +247,7 @@ def test_the_evidence_can_be_printed_from_the_repository(
     monkeypatch.chdir(tmp_path)
     shutil.copytree(path.parent / "sources", "runs")
     cells, store = cells_of(read_spec(path)), Store(path.parent / "results" / path.stem)
-    current = {cell.request.strategy.name: cell.request.source_sha256 for cell in cells}
+    current = {cell.request.strategy.name: cell.code for cell in cells}
     found = {each.parent.name: results.read(each).strategy for each in store.root.glob("cells/*/result.json")}
     kept = {name for name, strategy in found.items() if strategy["source_sha256"] == current[strategy["name"]]}
     assert kept <= {cell.name for cell in cells if store.state(cell) == "done"}

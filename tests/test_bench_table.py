@@ -288,7 +288,7 @@ def test_a_strategy_as_baseline_is_that_of_the_same_network(real: dict[str, Any]
 def test_a_baseline_that_is_not_there_is_refused_with_what_is_meant() -> None:
     found = cells(run=[{"strategy": "full"}, {"strategy": "at", "vary": {"lr": [0.1, 0.2]}}])
     with pytest.raises(
-        UnknownName, match=r"Unknown baseline 'ful'. Did you mean 'full'\? Allowed: at, at lr=0.1, at l"
+        UnknownName, match=r"Unknown baseline 'ful'. Did you mean 'full'\? Allowed: at lr=0.1, at lr=0.2, full\."
     ):
         tables(found, [], "ful")
     with pytest.raises(BadValue, match=r"2 rows from the same network are of this strategy.*at lr=0.1"):

@@ -32,6 +32,7 @@ class Cell:
             each other.
         key: SHA-256 of the seed too; options that only say where it is computed are in neither.
         name: of its folder.
+        code: SHA-256 of the strategy's source, as it was when the cell was planned; None where it has no file.
     """
 
     settings: Settings
@@ -39,6 +40,7 @@ class Cell:
     configuration: str
     key: str
     name: str
+    code: str | None
 
     def __str__(self) -> str:
         return str(self.settings)
@@ -83,7 +85,7 @@ class _Plan:
 
     def __init__(self) -> None:
         self.registry = Registry()
-        self.requests: dict[str, tuple[Request, str]] = {}
+        self.requests: dict[str, tuple[Request, str, str | None]] = {}
         self.configs: dict[str, tuple[Config, str]] = {}
 
     def cell(self, settings: Settings) -> Cell:
@@ -91,19 +93,20 @@ class _Plan:
         given = dict(settings.all)
         strategy, seed = given.pop("strategy"), given.pop("seed")
         own = {name: given.pop(name) for name in list(given) if name not in SHARED}
-        request, first = self._request(settings, f"{strategy} {given}")
+        request, first, code = self._request(settings, f"{strategy} {given}")
         config, second = self._config(settings, request, f"{strategy} {own}", own)
         configuration = files.digest([first, second])
         key = files.digest([configuration, seed])
         data = Path(request.dataset.split(":")[-1]).stem or "data"
         request = Request(request.strategy, request.plugin, config, request.options.model_copy(update={"seed": seed}))
-        return Cell(settings, request, configuration, key, f"{strategy}-{data}-{key[:12]}")
+        return Cell(settings, request, configuration, key, f"{strategy}-{data}-{key[:12]}", code)
 
-    def _request(self, settings: Settings, known: str) -> tuple[Request, str]:
-        """With the options that every run has, and their digest; the strategy's own are of the first such cell."""
+    def _request(self, settings: Settings, known: str) -> tuple[Request, str, str | None]:
+        """With the options that every run has, their digest, and the code; its own are those of the first such cell."""
         if known not in self.requests:
             request = self._checked(settings)
-            self.requests[known] = request, files.digest(_identity(request))
+            code = request.source_sha256
+            self.requests[known] = request, files.digest(_identity(request, code)), code
         return self.requests[known]
 
     def _config(self, settings: Settings, request: Request, known: str, own: dict[str, Any]) -> tuple[Config, str]:
@@ -126,7 +129,7 @@ class _Plan:
             raise
 
 
-def _identity(request: Request) -> dict[str, Any]:
+def _identity(request: Request, code: str | None) -> dict[str, Any]:
     """What can change the number of a run but the strategy's own options and the seed: code, files and the protocol.
 
     The images of `folder:PATH` are known by their path alone.
@@ -135,7 +138,7 @@ def _identity(request: Request) -> dict[str, Any]:
     return {
         "strategy": request.strategy.name,
         "options": {name: value for name, value in described["options"].items() if name != "seed"},
-        "strategy_source": request.source_sha256,
+        "strategy_source": code,
         "protocol": PROTOCOL,
         "files": [files.unchanged_sha256(path) if path.is_file() else None for path in _inputs(request)],
     }

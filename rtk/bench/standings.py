@@ -250,14 +250,16 @@ def _table(found: list[Found], names: dict[str, str], planned: Mapping[str, int]
 
 def _mixed(drafts: list[_Draft]) -> dict[str, tuple[str, ...]]:
     """What the runs of a table were made with where it differs; of a row, also on how many images it was trained."""
-    found: dict[str, dict[str, None]] = {}
-    for draft in drafts:
-        if draft.source is None:
-            continue
-        for _, record in draft.runs:
-            facts = {name: value for name, value in record.facts if name not in INDIFFERENT}
-            for name, value in {**facts, f"training images of {draft.name}": record.images}.items():
-                found.setdefault(name, {})[show(value)] = None
+    tuned = [draft for draft in drafts if draft.source is not None]
+    # thousands of runs share a few environments, each of which is one object
+    made = {(record.rtk, id(record.environment)): record for draft in tuned for _, record in draft.runs}
+    found: dict[str, set[str]] = {}
+    for record in made.values():
+        for name, value in record.facts:
+            if name not in INDIFFERENT and not name.startswith("code of "):
+                found.setdefault(name, set()).add(show(value))
+    for draft in tuned:
+        found[f"training images of {draft.name}"] = {show(record.images) for _, record in draft.runs}
     return {name: tuple(sorted(values)) for name, values in found.items() if len(values) > 1}
 
 

@@ -185,7 +185,7 @@ class Store:
         said = self.index.look(cell.name)
         if not isinstance(said, Record):
             return said
-        own = cell.request.strategy.name, cell.request.options.seed, cell.request.source_sha256
+        own = cell.request.strategy.name, cell.request.options.seed, cell.code
         if (said.strategy, said.seed, said.code) == own:
             return said
         path = self.directory(cell) / rundir.RESULT

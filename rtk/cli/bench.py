@@ -188,7 +188,8 @@ def _print_tables(spec: Spec, cells: list[Cell], store: Store, form: Format) -> 
 
     done = [(cell, record) for cell in cells if (record := store.record(cell)) is not None]
     store.index.save()
-    missing = store.missing(cells)
+    present = {cell.key for cell, _ in done}
+    missing = store.missing(cell for cell in cells if cell.key not in present)
     click.echo(render(tables(cells, done, spec.baseline), form, reported, missing), nl=False)
     if missing:
         click.echo(f"{len(missing)} of {len(cells)} cells have no result; see: rtk bench status", err=True)
