@@ -23,6 +23,7 @@ from rtk.bench.standings import Table, tables
 from rtk.bench.store import Missing
 from rtk.errors import BadValue, UnknownName
 from rtk.results import Change, Result, Score
+from rtk.site.board import Board
 from rtk.statistics import Estimate
 from rtk.verdicts import pack
 
@@ -229,6 +230,9 @@ def test_what_is_missing_is_said(real: dict[str, Any]) -> None:
     }
     assert {row["baseline_seeds"] for row in rows if row["strategy"] == "at"} == {"0 2"}
     assert [each["state"] for each in json.loads(said["json"])[-1]["missing"]] == ["failed", "waiting"]
+    at, full = Board(1, table).lines[-2:]
+    assert (at.cells[-1].text, full.cells[-1].text) == ("3", "2 of 3")
+    assert sum("2 of 3 seeds" in cell.below for cell in at.cells) == len(table.items)
 
 
 def test_runs_that_were_not_made_alike_are_said(real: dict[str, Any]) -> None:
