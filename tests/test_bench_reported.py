@@ -82,7 +82,8 @@ def test_a_reported_table_stands_apart(tmp_path: Path, monkeypatch: pytest.Monke
     assert (
         "Table 4" in said("--reported", "rift-table-4")[0] and "Table 3:" not in said("--reported", "rift-table-4")[0]
     )
-    (parsed,) = json.loads(said("--format", "json")[0])
+    parsed, others = json.loads(said("--format", "json")[0])
+    assert [each["state"] for each in others["missing"]] == ["waiting"]
     assert parsed["reported"]["rows"][0]["figures"] == [83.56, 75.48, 52.66]
     assert len(said("--format", "csv")[0].splitlines()) == 1, "a line of CSV is a measurement"
     assert f"**{REPORTED}: RiFT" in said("--format", "markdown")[0]
