@@ -181,7 +181,8 @@ def test_one_class_of_a_wrong_request_is_refused_before_anything_is_written(tmp_
 
 
 ARGUMENTS = ["finetune", "--strategy", "rift", "--epochs", "2", "--criticality-images", "64", "--attack-steps", "2"]
-ARGUMENTS += ["--ascent-steps", "2", "--alphas", "2", "--suite", "clean,pgd20", "--images", "300", "--chunk-size", "30"]
+ARGUMENTS += ["--ascent-steps", "2", "--alphas", "2", "--train-fraction", "0.2"]
+ARGUMENTS += ["--suite", "clean,pgd20", "--images", "120", "--chunk-size", "30"]
 
 
 def launch(out: Path) -> subprocess.Popen[bytes]:
