@@ -203,16 +203,12 @@ def check_baseline(cells: Sequence[Cell], baseline: str) -> None:
     names = names_of(cells)
     if baseline in names.values():
         return
-    rows: dict[tuple[str, str, str | None], dict[str, None]] = {}  # by data and start
-    for cell in cells:
-        if cell.request.strategy.name == baseline:
-            options = cell.request.options
-            start = cell.request.dataset, options.backbone, options.weights
-            rows.setdefault(start, {})[cell.configuration] = None
-    if not rows:
-        allowed = {*names.values(), *_single(cells)}
+    rows = _rows(cells)
+    if baseline not in rows:
+        single = {name for name, starts in rows.items() if all(len(each) == 1 for each in starts.values())}
+        allowed = {*names.values(), *single}
         raise UnknownName("baseline", baseline, allowed, "--baseline, or baseline in the spec, with one of these")
-    for configurations in rows.values():
+    for configurations in rows[baseline].values():
         if len(configurations) > 1:
             some = " | ".join([names[each] for each in configurations][:3])
             raise BadValue(
@@ -221,14 +217,14 @@ def check_baseline(cells: Sequence[Cell], baseline: str) -> None:
             )
 
 
-def _single(cells: Sequence[Cell]) -> set[str]:
-    """Strategies that have one row for each network and data set, so that their names say which."""
-    rows: dict[str, dict[tuple[str, str, str | None], set[str]]] = {}
-    for cell in cells:
+def _rows(cells: Sequence[Cell]) -> dict[str, dict[tuple[str, str, str | None], list[str]]]:
+    """By strategy, and by data and start, the configurations, each once."""
+    found: dict[str, dict[tuple[str, str, str | None], list[str]]] = {}
+    for cell in {cell.configuration: cell for cell in cells}.values():
         options = cell.request.options
         start = cell.request.dataset, options.backbone, options.weights
-        rows.setdefault(cell.request.strategy.name, {}).setdefault(start, set()).add(cell.configuration)
-    return {name for name, starts in rows.items() if all(len(each) == 1 for each in starts.values())}
+        found.setdefault(cell.request.strategy.name, {}).setdefault(start, []).append(cell.configuration)
+    return found
 
 
 def _table(found: list[Found], names: dict[str, str], planned: Mapping[str, int], baseline: str | None) -> Table:

@@ -122,7 +122,7 @@ def model_info(found: Evaluation) -> ModelInfo:
     robust = [score for score in scores.values() if score.label.startswith(f"{STANDARD}, ")]
     if len(robust) != 1 or NEEDED[0] not in scores:
         held = ", ".join(score.label for score in scores.values())
-        if len(robust) == 0 and any(score.item == NEEDED[1] for score in scores.values()):
+        if not robust and any(score.item == NEEDED[1] for score in scores.values()):
             raise BadData(
                 f"RobustBench's format has no field for {held}: its AutoAttack needs 4 classes or more.",
                 "rtk show DIR, or evaluation.json there, which holds it",
