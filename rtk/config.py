@@ -58,9 +58,7 @@ class Config(pydantic.BaseModel):
     `class C(Base, defaults={"lr": (0.003, "paper, section 4")})`.
     """
 
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True, use_attribute_docstrings=True
-    )
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True, defer_build=True)
 
     def __init_subclass__(cls, defaults: Mapping[str, tuple[Any, str]] | None = None, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)  # `defaults` is for the hook below: fields do not exist yet
@@ -76,7 +74,8 @@ class Config(pydantic.BaseModel):
             field = copy.copy(cls.model_fields[name])
             field.default, field.json_schema_extra = value, {"origin": source}
             cls.__pydantic_fields__[name] = field
-        cls.model_rebuild(force=True)
+        if cls.__pydantic_complete__:  # not with defer_build, which a subclass may undo
+            cls.model_rebuild(force=True)
 
     @pydantic.model_validator(mode="before")
     @classmethod

@@ -74,10 +74,11 @@ def _read(distribution: metadata.Distribution, group: str) -> list[Plugin]:
     entries = [entry for entry in distribution.entry_points if entry.group == group]
     if not entries:
         return []
-    owner, requires = distribution.metadata["Name"] or "unknown", tuple(distribution.requires or ())
+    said, requires = distribution.metadata, tuple(distribution.requires or ())  # each use of them reads a file
+    owner, version = said["Name"] or "unknown", said["Version"]
     # a line that stands twice in entry_points.txt is one offer
     return [
-        Plugin(entry.name, entry.value, owner, distribution.version, entry, requires)
+        Plugin(entry.name, entry.value, owner, version, entry, requires)
         for entry in dict.fromkeys(entries)
     ]
 
@@ -238,10 +239,10 @@ def hooks_of(plugin: Plugin) -> list[str]:
 
 def _check_version(plugin: Plugin) -> None:
     """PluginError when the plugin's distribution asks for another version of rtk than this."""
-    from packaging.requirements import InvalidRequirement, Requirement
-
     if plugin.distribution == OWN:
         return
+    from packaging.requirements import InvalidRequirement, Requirement
+
     running = metadata.version(OWN)
     for line in plugin.requires:
         try:

@@ -34,8 +34,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import filelock
-
 from . import files
 from .errors import AlreadyDone, BadBackbone, BadData, RequestError, RunExists, RunFailed
 
@@ -124,6 +122,8 @@ def claim(directory: Path, config: Mapping[str, Any], layout: Layout = RUN, *, f
 
 @contextmanager
 def _locked(directory: Path) -> Iterator[None]:
+    import filelock  # later than for lists and usage errors, which want to be quick
+
     path = directory / LOCK
     lock = filelock.FileLock(path)
     try:

@@ -7,8 +7,6 @@ import sys
 from collections.abc import Iterable, Sequence
 
 import click
-from rich.console import Console
-from rich.table import Table
 
 
 def in_terminal() -> bool:
@@ -24,6 +22,9 @@ def print_rows(rows: Iterable[Sequence[str]]) -> None:
 
 def print_table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """For a reader: columns, of which only the last one is wrapped."""
+    from rich.console import Console
+    from rich.table import Table
+
     table = Table(box=None, pad_edge=False)
     for title in titles:
         table.add_column(title, no_wrap=title != titles[-1])
