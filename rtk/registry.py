@@ -77,10 +77,7 @@ def _read(distribution: metadata.Distribution, group: str) -> list[Plugin]:
     said, requires = distribution.metadata, tuple(distribution.requires or ())  # each use of them reads a file
     owner, version = said["Name"] or "unknown", said["Version"]
     # a line that stands twice in entry_points.txt is one offer
-    return [
-        Plugin(entry.name, entry.value, owner, version, entry, requires)
-        for entry in dict.fromkeys(entries)
-    ]
+    return [Plugin(entry.name, entry.value, owner, version, entry, requires) for entry in dict.fromkeys(entries)]
 
 
 def _order(plugin: Plugin) -> tuple[str, bool, str, str]:

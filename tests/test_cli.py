@@ -379,7 +379,10 @@ def stop(arguments: list[str], number: signal.Signals, condition: Callable[[], o
     return Done(process.returncode, out, err)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "number",
+    [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)],  # slow: the same again
+)
 def test_an_interrupted_run_goes_on_to_the_same_result(number: signal.Signals, tmp_path: Path, finished: Path) -> None:
     directory = tmp_path / "run"
     typed = [*TRAIN, "--out", str(directory)]

@@ -181,8 +181,12 @@ def children(parent: int) -> dict[str | None, int]:
     return found
 
 
+@pytest.mark.slow
 def test_a_run_of_two_processes_survives_the_death_of_one(tmp_path: Path) -> None:
-    """One folder, one table, one line of error; the same command goes on to the weights of an unbroken run."""
+    """One folder, one table, one line of error; the same command goes on to the weights of an unbroken run.
+
+    Slow for its runs, of two processes each.
+    """
     broken = begin(tmp_path, *TRAIN, "--out", "run")
     wait_for(lambda: (tmp_path / "run" / "log.jsonl").exists() or broken.poll() is not None)
     os.kill(children(broken.pid)["1"], signal.SIGKILL)

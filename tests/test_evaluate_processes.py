@@ -12,6 +12,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from rtk.evaluation import build, evaluate
 
 from .test_cli import processes, wait_for
@@ -37,7 +39,9 @@ def finished(out: Path) -> dict[Path, bytes]:
     return {path.relative_to(out): path.read_bytes() for path in (out / "verdicts").glob("*/[0-9]*.json")}
 
 
+@pytest.mark.slow
 def test_a_killed_evaluation_goes_on_and_ends_with_the_same_verdicts(tmp_path: Path) -> None:
+    """Slow because every part is a process that begins by importing torch, and starts others."""
     seed = random.SystemRandom().randrange(2**32)
     print(f"seed {seed}")  # shown when the test fails
     draw = random.Random(seed)

@@ -202,13 +202,12 @@ def comparable(out: Path) -> tuple[bytes, dict]:
 MEASURED, TRAINED, JUDGED = "work/criticality-conv1.weight.json", "work/fine-tune.pt", "evaluation/rift"
 
 
-@pytest.mark.parametrize(
-    "signs", [(TRAINED,), pytest.param((MEASURED, TRAINED, JUDGED), marks=pytest.mark.slow)], ids=["once", "thrice"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("signs", [(TRAINED,), (MEASURED, TRAINED, JUDGED)], ids=["once", "thrice"])
 def test_a_run_that_is_killed_goes_on_and_ends_with_the_same_bits(tmp_path: Path, signs: tuple[str, ...]) -> None:
     """kill -9 while criticality is measured, while it trains, while it is judged.
 
-    Slow with all three because every part is a process that begins by importing torch.
+    Slow because every part is a process that begins by importing torch; test_cli.py has an interruption by default.
     """
     whole = launch(tmp_path / "whole")
     assert whole.wait(300) == 0, whole.stderr.read().decode()
