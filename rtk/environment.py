@@ -11,8 +11,10 @@ from typing import Any
 
 import torch
 
-from .errors import BadValue
+from . import files
+from .errors import BadValue, RtkError
 from .processes import current, launched
+from .results import facts
 
 PACKAGES = ("torch", "torchvision", "torchattacks", "robustbench", "timm", "pluggy", "numpy")
 
@@ -63,6 +65,28 @@ def describe(used: torch.device) -> dict[str, Any]:
         "packages": {name: _version(name) for name in PACKAGES},
         **current().describe(),
     }
+
+
+def continued(kept: Path, here: dict[str, Any]) -> dict[str, Any]:
+    """What `describe` says here and, as "earlier", what was different where the work was begun before it went on here.
+
+    Args:
+        kept: file with what this returned for the part before; there is none before the first.
+    """
+    try:
+        before = files.read_json(kept) if kept.exists() else None
+    except RtkError:  # damaged; it is about to be written anew
+        before = None
+    if not isinstance(before, dict):
+        return here
+    (now,), (last, *parts) = facts(here), facts(before)
+    earlier: list[dict[str, Any]] = []
+    for part in (*parts, {}):
+        then = {**last, **part}
+        different = {name: then.get(name) for name in {**then, **now} if then.get(name) != now.get(name)}
+        if different and different not in earlier:
+            earlier.append(different)
+    return {**here, "earlier": earlier} if earlier else here
 
 
 def _version(name: str) -> str | None:

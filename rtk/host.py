@@ -115,7 +115,8 @@ class Host:
 
     def _begin(self, here: dict[str, Any]) -> None:
         """Write where the run takes place, and what it starts from."""
-        files.write_json(self.directory / "environment.json", here)
+        kept = self.directory / "environment.json"
+        files.write_json(kept, environment.continued(kept, here))
         self.observers.started()
         save_network(self.directory / "source", self.backbone, self.backbone.model)
 

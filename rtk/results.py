@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -156,7 +156,7 @@ class Result(_Part):
     peak_bytes: dict[str, int]
     """finetune, evaluate: most memory of one process so far; device: most that tensors took on the GPU, 0 without."""
     environment: dict[str, Any]
-    """Versions, device, threads."""
+    """Versions, device, threads; `earlier`: what was different where it was begun, if it went on elsewhere."""
 
 
 class Examples(_Part):
@@ -189,7 +189,15 @@ class Evaluation(_Part):
     seconds: float
     """Wall time in this process; a resumed evaluation counts its last part."""
     environment: dict[str, Any]
-    """Versions, device, threads."""
+    """Versions, device, threads; `earlier`: what was different where it was begun, if it went on elsewhere."""
+
+
+def facts(environment: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Every fact of an `environment` by its name, those of packages too; then of each earlier part, what differed."""
+    packages, earlier = environment.get("packages"), environment.get("earlier")
+    plain = {name: value for name, value in environment.items() if name not in ("packages", "earlier")}
+    last = {**plain, **(packages if isinstance(packages, dict) else {})}
+    return [last, *(part for part in (earlier if isinstance(earlier, list) else []) if isinstance(part, dict))]
 
 
 Kind = TypeVar("Kind", Result, Evaluation)

@@ -250,6 +250,8 @@ def test_runs_that_were_not_made_alike_are_said(real: dict[str, Any]) -> None:
         "training images of linear-probe": {"7", str(images)},
     }
     assert f"Not all runs were made alike: torch: 0.1, {torch}." in render([table], "text")
+    begun = alike[1][1]._replace(environment={**environment, "earlier": [{"torch": "0.2"}]})
+    assert tables(found, [alike[0], (found[1], begun)])[0].mixed == {"torch": ("0.2", torch)}
 
 
 def test_of_rows_with_one_name_that_of_the_same_data_is_the_baseline(real: dict[str, Any], tmp_path: Path) -> None:

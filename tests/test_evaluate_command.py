@@ -189,8 +189,12 @@ def test_examples_do_not_depend_on_interruptions(kept: Path, tmp_path: Path, mon
             evaluate(asked)
         calls.clear()
     monkeypatch.setattr(chunks, "judge_chunk", original)
+    begun = tmp_path / "e" / "environment.json"
+    said = json.loads(begun.read_text())
+    begun.write_text(json.dumps({**said, "packages": {**said["packages"], "torch": "0.1"}}))
     again = evaluate(asked)
     assert again.examples == results.read_evaluation(kept / "evaluation.json").examples
+    assert again.environment == {**said, "earlier": [{"torch": "0.1"}]}, "where it was begun is not forgotten"
 
 
 def tampered(kept: Path, place: Path, change) -> Path:

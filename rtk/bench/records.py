@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from .. import files
 from ..errors import BadData
-from ..results import ROUNDED, Result, Row, Score
+from ..results import ROUNDED, Result, Row, Score, facts
 from ..verdicts import judged, unpack
 
 
@@ -133,11 +133,8 @@ class Record(NamedTuple):
         """What it was made with, by name."""
         yield "rtk", self.rtk
         yield f"code of {self.strategy}", self.code[:12] if self.code else None
-        for name, value in self.environment.items():
-            if isinstance(value, dict):
-                yield from value.items()
-            else:
-                yield name, value
+        for part in facts(self.environment):
+            yield from part.items()
 
     @classmethod
     def of(cls, result: Result) -> Record:

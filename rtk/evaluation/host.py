@@ -69,7 +69,8 @@ def evaluate(
     try:
         with rundir.claim(directory, config, rundir.EVALUATION, force=force):
             begun = time.monotonic()
-            files.write_json(directory / "environment.json", environment.describe(device))
+            kept = directory / "environment.json"
+            files.write_json(kept, environment.continued(kept, environment.describe(device)))
             save_network(subject.directory, backbone, backbone.model)
             baseline = _baseline(request, subject)
             (verdicts,) = judge_all([subject], progress or Silent(), request.options.workers)

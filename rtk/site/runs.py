@@ -16,7 +16,7 @@ from ..charts import Chart, charts_of
 from ..checks import Check
 from ..errors import BadData, BadValue
 from ..report.folder import chosen
-from ..results import Result
+from ..results import Result, facts
 from ..threat import Threat
 from .figures import Figure, classes, of_chart
 from .numbers import memory, percent, signed
@@ -169,13 +169,14 @@ class Run:
     def environment(self) -> list[tuple[str, str]]:
         """Versions, device, threads, cost."""
         result = self.result
-        facts = {"rtk": result.rtk, **result.environment}
-        packages = facts.pop("packages", {})
-        facts |= packages if isinstance(packages, dict) else {}
+        last, *earlier = facts(result.environment)
+        found = {"rtk": result.rtk, **last}
+        for number, part in enumerate(earlier, 1):
+            found[f"otherwise in earlier part {number}"] = ", ".join(f"{name} {value}" for name, value in part.items())
         peak = {name: memory(size) for name, size in result.peak_bytes.items()}
         cost = {f"seconds, {name}": f"{value:g}" for name, value in result.seconds.items()}
         cost |= {f"peak memory, {name}": size for name, size in peak.items()}
-        return [(name, str(value)) for name, value in {**facts, **cost}.items() if value is not None]
+        return [(name, str(value)) for name, value in {**found, **cost}.items() if value is not None]
 
     @property
     def hashes(self) -> list[tuple[str, str]]:
