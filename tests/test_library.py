@@ -42,6 +42,19 @@ def test_three_lines(tmp_path: Path) -> None:
         rtk.finetune("linear-probe", out=tmp_path / "run", **QUICK)
 
 
+SCRIPT = """import rtk
+print("begun")
+found = rtk.evaluate("rtk:fashion-resnet", suite="clean", images=20, chunk_size=10, workers=2, out="judged")
+print(found.row.scores["clean"].n)
+"""
+
+
+def test_a_script_needs_no_guard_though_evaluations_start_processes(tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(SCRIPT)
+    done = subprocess.run([sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert (done.stdout, done.returncode) == ("begun\n20\n", 0), done.stderr
+
+
 def test_a_wrong_option_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     with pytest.raises(rtk.UnknownName, match="--epoch"):
         rtk.finetune("linear-probe", out=tmp_path / "run", epoch=1)

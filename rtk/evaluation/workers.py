@@ -6,11 +6,13 @@ import multiprocessing
 import os
 import queue
 import signal
+import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from functools import partial
 from multiprocessing.connection import wait as wait_for
 from pathlib import Path
@@ -116,7 +118,8 @@ def _in_processes(processes: int, jobs: list[Job], tick: Tick) -> None:
     ticks = context.Queue()
     pool = ProcessPoolExecutor(processes, context, _start_worker, (ticks, files.held()))
     try:
-        futures: set[Future[None]] = {pool.submit(_work_in_worker, *job) for job in jobs}
+        with _without_main():
+            futures: set[Future[None]] = {pool.submit(_work_in_worker, *job) for job in jobs}
         while futures:
             done, futures = wait(futures, timeout=0.2)
             for future in done:
@@ -132,6 +135,20 @@ def _in_processes(processes: int, jobs: list[Job], tick: Tick) -> None:
         pool.shutdown(wait=False, cancel_futures=True)
         for child in multiprocessing.active_children():
             child.terminate()
+
+
+@contextmanager
+def _without_main() -> Iterator[None]:
+    """Processes that begin here do not run the script of this one again, which so needs no `if __name__ == ...`."""
+    main = sys.modules["__main__"]
+    kept = {name: getattr(main, name) for name in ("__file__", "__spec__") if hasattr(main, name)}
+    try:
+        for name in kept:
+            setattr(main, name, None)  # multiprocessing takes it for a session that has no file
+        yield
+    finally:
+        for name, value in kept.items():
+            setattr(main, name, value)
 
 
 def _drain(ticks: Any, tick: Tick) -> None:
