@@ -35,7 +35,7 @@ def estimate(model: nn.Module, loader: Loader, memory: Memory, attack: Attack | 
     BatchNorm folded into its convolutions, which is sooner done; the network itself judges what it finds.
 
     Args:
-        seed: of the attack, whose noise is the same at every call.
+        seed: of the attack.
     """
     group = processes.current()
     searched: nn.Module | None = None

@@ -33,7 +33,7 @@ class Freeze:
         by_batch: whether images of a mini-batch feel each other, through statistics that are taken over it.
 
     Raises:
-        BadValue: a name that is not a parameter of `model`, or nothing to train.
+        BadValue: a name that is not a parameter or module of `model`, nothing to train, or another word.
     """
 
     def __init__(
@@ -45,7 +45,16 @@ class Freeze:
     ):
         self.model = model
         self.mode = mode
-        statistics = statistics if isinstance(statistics, str) else tuple(statistics)
+        if mode not in ("train", "eval"):
+            raise BadValue(f"mode: got {mode!r} (allowed: train | eval).")
+        if isinstance(statistics, str):
+            if statistics not in ("update", "keep"):
+                raise BadValue(f"statistics: got {statistics!r} (allowed: update | keep, or names of modules).")
+        else:
+            statistics = tuple(statistics)
+            modules = {native(name) for name, _ in model.named_modules()}
+            if missing := sorted(set(statistics) - modules):
+                raise BadValue(f"statistics: there is no module named {missing[0]!r} in this network.")
         names = {native(name) for name, _ in model.named_parameters()}
         chosen = set(names) if trainable == "all" else set(trainable)
         if unknown := sorted(chosen - names):

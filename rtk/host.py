@@ -18,10 +18,11 @@ from safetensors.torch import load_file
 from torch import nn
 
 from . import costs, environment, files, precision, processes, results, rundir
+from .attacks import seeded
 from .backbones import Backbone, Classifier, hash_state, open_backbone
 from .data import Dataset, Split, open_dataset
 from .data.stratify import stratified_split
-from .errors import Interrupted, PluginError, RtkError
+from .errors import BadValue, Interrupted, PluginError, RtkError
 from .evaluation import (
     Subject,
     changes_between,
@@ -42,7 +43,7 @@ from .run import Origin, Run
 from .seeds import derive
 from .threat import Threat
 
-COST = "work/cost.json"
+COST = "work/cost"
 TUNED = (COST, "report.json", "backbone.json", "model.safetensors")
 """What fine-tuning leaves; where one of them is missing it is done again, from the checkpoints that are there."""
 
@@ -81,8 +82,7 @@ class Host:
         environment.make_deterministic()
         self.data = open_dataset(request.dataset, root=options.data_root, image_size=options.image_size)
         self.backbone = _open_backbone(request, self.data)
-        known = self.backbone.threat or Threat()
-        self.threat = Threat(options.norm or known.norm, known.eps if options.eps is None else options.eps)
+        self.threat = _threat(request, self.backbone)
         self.train = training_images(self.data, options.train_fraction, options.seed)
         self.suite = options.suite_at(self.threat, options.evaluation_seed)
         for item in self.suite.items:  # what cannot be judged is refused before anything is trained
@@ -188,9 +188,9 @@ class Host:
         before = hash_state(source.native_state())
         strategy = self.request.strategy(self.request.config)
         plugin = self.request.plugin
-        torch.manual_seed(derive(self.request.options.seed, "global"))
         try:
-            tuned = strategy.finetune(model, self._open_run(source))
+            with seeded(derive(self.request.options.seed, "global"), self.device):
+                tuned = strategy.finetune(model, self._open_run(source))
         except RtkError:
             raise
         except SystemExit as ended:
@@ -317,12 +317,35 @@ def _open_backbone(request: Request, data: Dataset) -> Backbone:
         options.backbone,
         weights=options.weights,
         classes=data.num_classes,
-        new_head=request.new_data,
+        new_head=request.new_data and not _known(request, data),
         head=options.head,
         blocks=options.blocks,
         seed=options.seed,
         trust_checkpoint=options.trust_checkpoint,
     )
+
+
+def _known(request: Request, data: Dataset) -> bool:
+    """Whether the backbone is a run on these very images, wherever their files lay then."""
+    kind, _, folder = request.options.backbone.partition(":")
+    inputs = rundir.read_config(Path(folder).expanduser()).get("inputs", {}) if kind == "run" else {}
+    return "val" in inputs and inputs["val"] == data.split("val").sha256
+
+
+def _threat(request: Request, backbone: Backbone) -> Threat:
+    """What was asked for, else the backbone's own.
+
+    Raises:
+        BadValue: another norm than the backbone's without a radius, for which the one of that norm says nothing.
+    """
+    options, known = request.options, backbone.threat or Threat()
+    if options.eps is None and options.norm not in (None, known.norm):
+        usual = {"Linf": "8/255", "L2": "0.5"}[options.norm]
+        raise BadValue(
+            f"--norm {options.norm}: needs --eps, since {known.label} is a radius of another norm.",
+            f"--norm {options.norm} --eps {usual}",
+        )
+    return Threat(options.norm or known.norm, known.eps if options.eps is None else options.eps)
 
 
 def _origin(backbone: str) -> Origin | None:
@@ -360,5 +383,6 @@ def _describe_data(data: Dataset, train: Split) -> dict[str, Any]:
 
 
 def _delete_checkpoints(directory: Path) -> None:
-    for path in (directory / "work").glob("*.pt"):
-        path.unlink()
+    for kind in ("*.pt", "*.saved"):
+        for path in (directory / "work").glob(kind):
+            path.unlink()

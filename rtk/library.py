@@ -63,11 +63,11 @@ def evaluate(
     return evaluation.evaluate(request, force=force, progress=progress)
 
 
-def load(backbone: str, *, weights: str | Path | None = None, trust_checkpoint: bool = False) -> nn.Module:
+def load(backbone: str | Path, *, weights: str | Path | None = None, trust_checkpoint: bool = False) -> nn.Module:
     """A network as a plain module in evaluation mode, on the CPU.
 
     Args:
-        backbone: e.g. "run:DIR", "rtk:fashion-resnet", "robustbench:cifar10/Linf/NAME", "timm:NAME".
+        backbone: a run directory, or e.g. "rtk:fashion-resnet", "robustbench:cifar10/Linf/NAME", "timm:NAME".
         weights: a checkpoint file, instead of the backbone's own.
         trust_checkpoint: run the code that the checkpoint asks for, where it cannot be read without.
 
@@ -80,7 +80,7 @@ def load(backbone: str, *, weights: str | Path | None = None, trust_checkpoint: 
     from .backbones import open_backbone
 
     file = None if weights is None else str(weights)
-    return open_backbone(backbone, weights=file, trust_checkpoint=trust_checkpoint).model
+    return open_backbone(_uri(backbone), weights=file, trust_checkpoint=trust_checkpoint).model
 
 
 def export(run: str | Path, path: str | Path, layout: Layout | None = None) -> Path:
@@ -112,13 +112,14 @@ def export(run: str | Path, path: str | Path, layout: Layout | None = None) -> P
         raise BadValue(f"layout: got {layout!r} (allowed: timm | robustbench).")
     if target.exists():
         raise BadValue(f"{target}: is there already.", "another name")
-    opened = open_backbone(f"run:{run}")
+    folder = str(run).removeprefix("run:")
+    opened = open_backbone(f"run:{folder}")
     family, name = opened.spec["family"], opened.spec["name"]
     if family not in ("timm", "robustbench") or layout not in (None, family):
         wanted = layout or "timm or robustbench"
         raise BadBackbone(
-            f"run:{run} holds the network {family}:{name}, which is not one of {wanted}.",
-            f"rtk.load('{run}') in Python, or {run}/model.safetensors with its weights",
+            f"run:{folder} holds the network {family}:{name}, which is not one of {wanted}.",
+            f"rtk.load('{folder}') in Python, or {folder}/model.safetensors with its weights",
         )
     state = {key: value.detach().cpu().contiguous() for key, value in opened.model.native_state().items()}
     if family == "timm":
@@ -126,3 +127,9 @@ def export(run: str | Path, path: str | Path, layout: Layout | None = None) -> P
     else:
         files.write(target, lambda file: torch.save({"state_dict": state}, file))
     return target
+
+
+def _uri(target: str | Path) -> str:
+    """The id of a backbone, also of a run whose folder alone is named."""
+    text = str(target)
+    return f"run:{text}" if ":" not in text and Path(text).expanduser().is_dir() else text

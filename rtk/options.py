@@ -100,6 +100,14 @@ class EvaluationOptions(Config):
         check_names(value)
         return value
 
+    @pydantic.field_validator("threats", mode="before")
+    @classmethod
+    def _as_text(cls, value: Any) -> Any:
+        given = (value,) if isinstance(value, Threat) else value
+        if not isinstance(given, list | tuple):
+            return given
+        return [str(each) if isinstance(each, Threat) else each for each in given]
+
     @pydantic.field_validator("threats")
     @classmethod
     def _readable(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:

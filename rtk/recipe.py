@@ -10,9 +10,12 @@ and `run.fit(model, loss, **config.recipe())` trains with them. Nothing here imp
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, Self
+
+import pydantic
 
 from .config import Config, option
+from .errors import BadValue
 from .schedules import constant, cosine, step_decay
 
 Augment = Literal["auto", "none", "crop", "crop-flip"]
@@ -59,6 +62,15 @@ class ScheduledConfig(TrainingConfig):
     patience: int | None = option(
         None, "End when what selects the epoch has not risen for so many epochs; none trains all.", origin="rtk", ge=1
     )
+
+    @pydantic.model_validator(mode="after")
+    def _scored(self) -> Self:
+        if self.patience is not None and self.select == "last":
+            raise BadValue(
+                "--patience: ends training by the score of epochs, and --select last gives them none.",
+                "--select robust, or without --patience",
+            )
+        return self
 
     def recipe(self) -> dict[str, Any]:
         """These values as arguments of `run.fit`."""

@@ -91,7 +91,7 @@ class Request:
     def new_data(self) -> bool:
         """Whether the data set is known to be another than the backbone's own."""
         own = own_dataset(self.options.backbone)
-        return own is not None and own != self.dataset
+        return own is not None and _resolved(own) != _resolved(self.dataset)
 
     @property
     def source_sha256(self) -> str | None:
@@ -156,6 +156,17 @@ def own_dataset(backbone: str) -> str | None:
     if kind == "run":
         return str(rundir.read_config(Path(rest))["options"]["dataset"])
     return None
+
+
+def _resolved(uri: str) -> str:
+    """A data set by one name, however the path to its files is spelt."""
+    scheme, _, rest = uri.partition(":")
+    if scheme not in ("npz", "folder") or not rest:
+        return uri
+    try:
+        return f"{scheme}:{Path(rest).expanduser().resolve()}"
+    except (OSError, ValueError, RuntimeError):  # too long, a null byte, no such user
+        return uri
 
 
 def build(

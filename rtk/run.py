@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import quote
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +20,7 @@ from .charts import Chart, Kind
 from .checkpoint import Kept
 from .data import Loader, Split
 from .errors import BadValue
-from .freeze import Mode, Statistics
+from .freeze import Freeze, Mode, Statistics
 from .memory import Memory
 from .observers import Display, EarlyStop, LogFile, Observers, RunInfo
 from .once import cut
@@ -90,6 +91,7 @@ class Run:
     compile: Compile = "auto"
 
     def __post_init__(self) -> None:
+        self._phases: set[str] = set()
         if isinstance(self.progress, Observers):
             self._observers = self.progress
         else:  # a mere display
@@ -117,7 +119,8 @@ class Run:
 
         Args:
             step_size: in pixels of [0, 1]; eps / 4 by default.
-            random_start: "ce" starts uniformly in the ball, or at the image; "kl" always starts beside the image.
+            random_start: "ce" starts at random in the ball (Linf: uniformly; L2: in a uniform direction at a uniform
+                distance), or at the image; "kl" always starts beside the image.
             loss: "ce", the cross-entropy; or "kl", the divergence from the clean prediction that TRADES ascends, always
                 in float32: its first gradient is smaller than what bfloat16 rounds away.
             exact: in float32 and on the network as it is, for what is measured.
@@ -207,25 +210,31 @@ class Run:
             selected_by: what such a function measures, in words.
             judged: the part of `model` that "clean" and "robust" measure, and that a function is given.
             once: what comes before the first trainable parameter is computed once, not in every epoch, where no epoch
-                changes it: without augmentation, with `statistics` "keep" and `mode` "eval", in one process. `loss` is
-                then given the rest of the network, and what that is applied to as the images; it may do nothing with
-                the images but apply the network.
+                changes it: without augmentation, with `statistics` "keep" and `mode` "eval", in one process, and
+                without `judged`. `loss` is then given the rest of the network, and what that is applied to as the
+                images; it may do nothing with the images but apply the network.
             name: of this phase; two phases of one run need two names.
 
         Raises:
             RunFailed: the loss or a weight is NaN or infinite; says at which step, and what is kept. Or memory ran out.
             BadValue: an unknown parameter name, nothing to train, or a batch size below `smallest`.
         """
+        if patience is not None and select == "last":
+            raise BadValue(f"{name}: patience needs a score of epochs, and select='last' gives none.")
+        if name in self._phases:
+            raise BadValue(f"fit: two phases are named '{name}', and the second would go on from the end of the first.")
         chosen = self.augment if augment == "auto" else augment
         trainable = trainable if isinstance(trainable, str) else tuple(trainable)
-        here, applied, judge = self, loss, judged or (lambda model: model)
-        if once and (chosen, statistics, mode, processes.current().size) == ("none", "keep", "eval", 1):
+        here, scorer, applied, judge = self, self, loss, judged or (lambda model: model)
+        alike = (chosen, statistics, mode, processes.current().size) == ("none", "keep", "eval", 1)
+        if once and alike and judged is None and not Freeze(model, trainable, statistics, mode).by_batch:
             found = cut(model, trainable, [self.loader("train", batch_size=256), self.loader("val", batch_size=256)])
             if found is not None:
                 rest, (train, val) = found
-                here = replace(self, train=train, val=val)
-                applied, judge = (lambda model, step: loss(rest, step)), (lambda model: rest)
-        by, score = here._selection(select, select_steps, selected_by)
+                here, applied = replace(self, train=train, val=val), lambda model, step: loss(rest, step)
+                if select == "clean":  # whatever else judges is given the network, and images
+                    scorer, judge = here, lambda model: rest
+        by, score = scorer._selection(select, select_steps, selected_by)
         with self._observers.joined(*([] if patience is None else [EarlyStop(patience)])):
             kept = fit(
                 model,
@@ -251,6 +260,7 @@ class Run:
                 mode=mode,
                 select=None if score is None else lambda model: score(judge(model)),
             )
+        self._phases.add(name)
         self._report_selection(name, by, kept)
         return model
 
@@ -294,9 +304,10 @@ class Run:
         attack: Attack | None = None,
         seed: int | None = None,
     ) -> Estimate:
-        """Share that is classified correctly without and under `attack`, with the same noise at every call.
+        """Share that is classified correctly without and under `attack`, whose noise has the same seed at every call.
 
-        PGD-10 by default; always in float32. What is wrong without the attack is not attacked, as in an evaluation.
+        PGD-10 by default; always in float32. What is wrong without the attack is not attacked, as in an evaluation; the
+        noise of an image depends on which others of its batch are attacked.
         """
         chosen = replace(attack or self.attack(steps=10, exact=True), precision="float32", search=None)
         return self._estimate(which, model, chosen, self.derive("robust accuracy") if seed is None else seed)
@@ -373,12 +384,12 @@ class Run:
 
         For strategies with a training loop of their own; `fit` keeps its state by itself. It is gone after the run.
         """
-        path = self._work(name, "pt")
+        path = self._work(name, "saved")
         processes.current().shared(lambda: files.write(path, lambda file: torch.save(state, file)))
 
     def saved(self, name: str) -> dict[str, Any] | None:
         """What was kept last under `name`, on the CPU; None in a run that begins."""
-        path = self._work(name, "pt")
+        path = self._work(name, "saved")
         found: dict[str, Any] | None = None
         if path.exists():
             found = torch.load(path, map_location="cpu", weights_only=True)
@@ -386,4 +397,5 @@ class Run:
         return found
 
     def _work(self, name: str, suffix: str) -> Path:
-        return self.directory / "work" / f"{name.replace('/', '_').replace(' ', '-')}.{suffix}"
+        # two names are two files; the suffixes keep what is of one name and of another kind apart
+        return self.directory / "work" / f"{quote(name, safe=' ').replace(' ', '+')}.{suffix}"

@@ -19,7 +19,7 @@ def step_decay(milestones: Sequence[float], gamma: float = 0.1, warmup: float = 
 
     def factor(epoch: float) -> float:
         rising = epoch / warmup if epoch < warmup else 1.0
-        return rising * gamma ** sum(int(epoch) >= milestone for milestone in milestones)
+        return rising * gamma ** sum(epoch >= milestone for milestone in milestones)
 
     return factor
 

@@ -49,9 +49,9 @@ class Searched:
         Raises:
             BadValue: it was to be compiled, and cannot be.
         """
-        if model not in self.known:
-            self.known[model] = self._begin(model, images)
-        twin, network = self.known[model]
+        twin, network = self.known.get(model, (None, None))
+        if model not in self.known or not (twin is None or twin.fits(model)):
+            twin, network = self.known[model] = self._begin(model, images)
         if twin is not None:
             twin.follow()
         return model if network is None else network
@@ -61,7 +61,8 @@ class Searched:
         said = []
         twin = None if self.asked == "none" else Twin.of(model)
         # by rounding the answer might be another one at another state of the weights
-        name = f"folding changes nothing in {files.digest(str(model))[:12]}"
+        hooked = [name for name, part in model.named_modules() if part._forward_pre_hooks or part._forward_hooks]
+        name = f"folding changes nothing in {files.digest([str(model), hooked])[:12]}"
         if twin is not None and not self.once(name, partial(twin.agrees, model, images)):
             twin = None
         network: nn.Module | None = None

@@ -22,7 +22,9 @@ class Estimate:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """95 % Wilson score interval in [0, 1] (Wilson 1927), as computed by scipy."""
+        """95 % Wilson score interval in [0, 1] (Wilson 1927), as computed by scipy; all of it without samples."""
+        if self.n == 0:
+            return 0.0, 1.0
         from scipy.stats import binomtest  # here, because importing scipy.stats takes a second
 
         found = binomtest(self.correct, self.n).proportion_ci(confidence_level=0.95, method="wilson")
@@ -61,7 +63,8 @@ def changed(gained: int, lost: int, n: int) -> Difference:
     up, down = (gained + 1) / (n + 2), (lost + 1) / (n + 2)
     half = 1.959964 * math.sqrt((up + down - (up - down) ** 2) / (n + 2))
     low, high = max(-1.0, up - down - half), min(1.0, up - down + half)
-    return Difference((gained - lost) / n, (low, high), sign_test(gained, lost), gained, lost, n)
+    value = (gained - lost) / n if n else float("nan")
+    return Difference(value, (low, high), sign_test(gained, lost), gained, lost, n)
 
 
 @lru_cache(maxsize=1 << 16)

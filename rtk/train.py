@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -19,15 +19,15 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from . import processes
-from .attacks import seeded
+from .attacks import frozen, seeded
 from .backbones import hash_state
 from .checkpoint import Checkpoint, Kept
 from .data import Loader
-from .errors import BadValue, RunFailed
+from .errors import AttackError, BadValue, RunFailed
 from .freeze import Freeze, Mode, Statistics
-from .memory import attempt
+from .memory import attempt, ran_out
 from .observers import Observers
-from .processes import Objective
+from .processes import Objective, Share
 from .schedules import Schedule, constant
 from .seeds import derive
 from .signals import Held
@@ -109,6 +109,7 @@ def fit(
             if last or not team.alone or signals.waiting or state.due_after_epoch:
                 keep()
     kept = state.keep_best()
+    optimizer.zero_grad(set_to_none=True)  # a resumed run would have none
     for parameter in model.parameters():
         parameter.requires_grad_(True)
     model.eval()
@@ -166,9 +167,21 @@ class _Stepper:
             self._cut_again(step)
             for buffer, value in buffers:
                 buffer.copy_(value)
-        self.state.optimizer.step()
+        self._move(step)
         self.state.loss += total
         self.state.images += len(step.labels)
+
+    def _move(self, step: Step) -> None:
+        try:
+            self.state.optimizer.step()
+        except Exception as problem:  # it may have moved some weights, so that there is no second attempt
+            if not ran_out(problem):
+                raise
+            where = f"epoch {step.epoch + 1}, step {step.number + 1}"
+            raise RunFailed(
+                f"{self.state.phase}: memory ran out at {where}, when the optimiser moved the weights.",
+                "free memory, a smaller --batch-size, or --device with more of it",
+            ) from problem
 
     def gradient(self, step: Step, cuts: int) -> float:
         """Have the gradient of a step, in `cuts` parts; the sum of the loss over the images."""
@@ -178,13 +191,27 @@ class _Stepper:
             self.freeze.apply()
             mine = team.cut(part, self.least, self.recipe.sections)
             with seeded(derive(part.seed, "forward"), part.images.device):
-                value = self.objective(mine, position == cuts)
+                value = self._loss(mine, position == cuts)
             if not math.isfinite(number := team.mean(float(value.detach()), mine)):
                 at = f"epoch {step.epoch + 1}, step {step.number + 1}"
                 raise self.state.failure(f"the loss is {number}", at)
             (value * mine.weight).backward()
             total += number * len(part.labels)
         return total
+
+    def _loss(self, mine: Share, last: bool) -> Tensor:
+        try:
+            return self.objective(mine, last)
+        except AttackError:
+            # NaN gradients make NaN images; what they come from is what there is to say
+            step, finite = mine.step, True
+            # of whatever a strategy trains, which need not be one network
+            with suppress(Exception), frozen(self.freeze.model), torch.no_grad():
+                finite = bool(torch.isfinite(self.freeze.model(step.images)).all())
+            if finite:
+                raise
+            at = f"epoch {step.epoch + 1}, step {step.number + 1}"
+            raise self.state.failure("the network's answers are NaN or infinite", at) from None
 
     def _cuts(self, step: Step) -> int:
         """Into how many parts a step is cut."""
@@ -241,6 +268,8 @@ class _Stepper:
 
 
 def _optimizer(parameters: list[nn.Parameter], recipe: Recipe) -> torch.optim.Optimizer:
+    if recipe.optimizer not in ("sgd", "adamw"):
+        raise BadValue(f"optimizer: got {recipe.optimizer!r} (allowed: sgd | adamw).")
     if recipe.optimizer == "adamw":
         return torch.optim.AdamW(parameters, lr=recipe.lr, weight_decay=recipe.weight_decay)
     return torch.optim.SGD(parameters, lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay)

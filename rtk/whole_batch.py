@@ -6,6 +6,7 @@ that it would get in the whole mini-batch: the start of an attack, dropout, a st
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,8 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
+
+from .errors import Refusal
 
 Call = Callable[..., Any]
 
@@ -46,8 +49,12 @@ class WholeBatch(TorchFunctionMode):
         return drawn[self.positions.to(drawn.device)]
 
     def room(self, tensor: Tensor) -> Tensor:
-        """An uninitialised tensor like `tensor` with a row for every image of the whole mini-batch."""
-        return tensor.new_empty(self.whole, *tensor.shape[1:])
+        """An uninitialised tensor like `tensor`, also in memory, with a row for every image of the whole mini-batch."""
+        strides = tensor.stride()
+        order = sorted(range(tensor.ndim), key=lambda dimension: -strides[dimension])  # draws follow the memory
+        sizes = [self.whole, *tensor.shape[1:]]
+        stored = tensor.new_empty([sizes[dimension] for dimension in order])
+        return stored.permute([order.index(dimension) for dimension in range(tensor.ndim)])
 
 
 def _in_place(mode: WholeBatch, func: Call, tensor: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -69,6 +76,53 @@ def _of_size(mode: WholeBatch, func: Call, *args: Any, **kwargs: Any) -> Tensor:
     size = kwargs.pop("size", args[0] if args and not isinstance(args[0], int) else args)
     whole = [mode.whole, *size[1:]] if mode.holds(size) else size
     drawn = func(whole, **kwargs)
+    return mode.part(drawn) if mode.holds(size) else drawn
+
+
+def _rows(mode: WholeBatch, func: Call, *args: Any, **kwargs: Any) -> Any:
+    """torch.bernoulli(x) and others that answer for each row by itself; rows of other processes are made up."""
+
+    def completed(given: Any) -> Any:
+        if not torch.is_tensor(given) or not mode.holds(given.shape):
+            return given
+        positions = mode.positions.to(given.device)
+        return mode.room(given).fill_(1).index_copy(0, positions, given)
+
+    whole = [completed(given) for given in args], {name: completed(given) for name, given in kwargs.items()}
+    if all(given is new for given, new in zip((*args, *kwargs.values()), (*whole[0], *whole[1].values()), strict=True)):
+        return func(*args, **kwargs)
+    return mode.part(func(*whole[0], **whole[1]))
+
+
+def _attention(
+    mode: WholeBatch,
+    func: Call,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    *args: Any,
+    **kwargs: Any,
+) -> Any:
+    given = query, key, value, attn_mask, dropout_p, *args
+    return _rows(mode, func, *given, **kwargs) if dropout_p > 0 else func(*given, **kwargs)
+
+
+def _alone(mode: WholeBatch, func: Call, *args: Any, **kwargs: Any) -> Any:
+    """What draws in an order that the parts cannot follow: by the sign of its input, or with images not in its rows."""
+    given = inspect.signature(func).bind(*args, **kwargs)
+    given.apply_defaults()
+    if given.arguments["training"] and given.arguments.get("dropout_p", 1) > 0:
+        raise Refusal(f"{func.__name__} draws numbers that several processes cannot share.", "one process")
+    return func(*args, **kwargs)
+
+
+def _integers(mode: WholeBatch, func: Call, *args: Any, **kwargs: Any) -> Tensor:
+    """torch.randint(10, (2, 3)), torch.randint(0, 10, (2, 3)) and by name."""
+    size = kwargs.pop("size", None)
+    *bounds, size = (*args, size) if size is not None else args
+    drawn = func(*bounds, size=[mode.whole, *size[1:]] if mode.holds(size) else size, **kwargs)
     return mode.part(drawn) if mode.holds(size) else drawn
 
 
@@ -130,10 +184,39 @@ def _instance_norm(
 
 
 _RULES: dict[Call, Call] = {
-    **dict.fromkeys((torch.Tensor.uniform_, torch.Tensor.normal_, torch.Tensor.bernoulli_), _in_place),
-    **dict.fromkeys((torch.rand_like, torch.randn_like), _like),
+    **dict.fromkeys(
+        (
+            torch.Tensor.uniform_,
+            torch.Tensor.normal_,
+            torch.Tensor.bernoulli_,
+            torch.Tensor.exponential_,
+            torch.Tensor.log_normal_,
+            torch.Tensor.cauchy_,
+            torch.Tensor.geometric_,
+            torch.Tensor.random_,
+        ),
+        _in_place,
+    ),
+    **dict.fromkeys((torch.rand_like, torch.randn_like, torch.randint_like), _like),
     **dict.fromkeys((torch.rand, torch.randn), _of_size),
+    torch.randint: _integers,
     **dict.fromkeys((functional.dropout, functional.dropout1d, functional.dropout2d, functional.dropout3d), _dropout),
+    **dict.fromkeys(
+        (
+            torch.bernoulli,
+            torch.normal,
+            torch.multinomial,
+            torch.Tensor.bernoulli,
+            torch.Tensor.multinomial,
+            torch.dropout,
+            functional.gumbel_softmax,
+            functional.alpha_dropout,
+            functional.feature_alpha_dropout,
+        ),
+        _rows,
+    ),
+    functional.scaled_dot_product_attention: _attention,
+    **dict.fromkeys((functional.multi_head_attention_forward, functional.rrelu), _alone),
     functional.batch_norm: _batch_norm,
     functional.instance_norm: _instance_norm,
 }

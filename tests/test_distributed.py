@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from rtk import environment
 from rtk.backbones import hash_state
 from rtk.distributed import shares
-from rtk.errors import BadValue
+from rtk.errors import BadValue, Refusal
 from rtk.results import read
 from rtk.whole_batch import WholeBatch
 
@@ -125,6 +125,20 @@ def test_the_draws_of_the_parts_are_those_of_the_whole(count: int, processes: in
             F.dropout(images, 0.3),
             torch.randn((len(images), 1)),
             torch.empty_like(images).bernoulli_(0.4),
+            torch.zeros_like(images).exponential_(2.0),
+            torch.empty_like(images).log_normal_(),
+            torch.empty_like(images).random_(9),
+            torch.randint_like(images, 7),
+            torch.randint(9, (len(images), 2)),
+            torch.randint(1, 9, size=(len(images),)),
+            torch.bernoulli(0.3 * images),
+            torch.normal(images, 0.5 * images),
+            torch.multinomial(images.flatten(1), 2),
+            torch.dropout(images, 0.4, True),
+            F.gumbel_softmax(images),
+            F.alpha_dropout(images, 0.3, training=True),
+            F.feature_alpha_dropout(images, 0.3, training=True),
+            F.scaled_dot_product_attention(images, images, images, dropout_p=0.3),
         ]
 
     expected = draws(whole)
@@ -132,6 +146,40 @@ def test_the_draws_of_the_parts_are_those_of_the_whole(count: int, processes: in
         with WholeBatch(part, count):
             found = draws(whole[part])
         assert all(torch.equal(one, other[part]) for one, other in zip(found, expected, strict=True))
+
+
+@given(st.integers(2, 20), st.integers(2, 4), st.sampled_from(["last", "first", "turned"]))
+def test_draws_follow_the_memory_of_the_whole(count: int, processes: int, form: str) -> None:
+    """Networks compute with channels innermost, and draws are made in the order of the memory."""
+    whole = torch.randn(count, 3, 5, 4)
+    turned = {
+        "first": lambda images: images.contiguous(),
+        "last": lambda images: images.contiguous(memory_format=torch.channels_last),
+        "turned": lambda images: images.permute(3, 0, 2, 1).contiguous().permute(1, 3, 2, 0),
+    }[form]
+
+    def draws(images: torch.Tensor) -> list[torch.Tensor]:
+        torch.manual_seed(0)
+        kept = [F.dropout(images, 0.5), F.dropout2d(images, 0.5), torch.rand_like(images)]
+        return [*kept, images.clone().uniform_(), torch.bernoulli(torch.ones_like(images) / 2)]
+
+    expected = draws(turned(whole))
+    for part in shares(count, 1, processes):
+        if len(part) < 2:  # of one image alone the memory does not say in which order more would lie
+            continue
+        with WholeBatch(part, count):
+            found = draws(turned(whole[part]))
+        assert all(torch.equal(one, other[part]) for one, other in zip(found, expected, strict=True))
+
+
+def test_what_cannot_be_drawn_in_parts_is_refused() -> None:
+    attention, images = torch.nn.MultiheadAttention(4, 2, dropout=0.5), torch.randn(3, 2, 4)
+    with WholeBatch(torch.tensor([0, 1]), 4):
+        attention.eval()(images, images, images)
+        with pytest.raises(Refusal, match="multi_head_attention_forward"):
+            attention.train()(images, images, images)
+        with pytest.raises(Refusal, match="rrelu"):
+            F.rrelu(images, training=True)
 
 
 # devices

@@ -199,7 +199,7 @@ def comparable(out: Path) -> tuple[bytes, dict]:
     return (out / "model.safetensors").read_bytes(), found
 
 
-MEASURED, TRAINED, JUDGED = "work/criticality-conv1.weight.json", "work/fine-tune.pt", "evaluation/rift"
+MEASURED, TRAINED, JUDGED = "work/criticality+conv1.weight.json", "work/fine-tune.pt", "evaluation/rift"
 
 
 @pytest.mark.slow

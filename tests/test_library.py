@@ -33,13 +33,45 @@ def few(tmp_path: Path) -> str:
 def test_three_lines(tmp_path: Path) -> None:
     result = rtk.finetune("linear-probe", out=tmp_path / "run", **QUICK)
     found = rtk.evaluate(tmp_path / "run", out=tmp_path / "judged")
-    model = rtk.load(f"run:{tmp_path / 'run'}")
+    model = rtk.load(tmp_path / "run")
     assert isinstance(result, Result) and isinstance(found, Evaluation)
     assert found.row.scores["clean"].correct == result.rows[-1].scores["clean"].correct
     logits = model(torch.rand(2, 3, 32, 32))
     assert logits.shape == (2, 10) and not model.training
     with pytest.raises(rtk.RtkError, match="already holds this result"):
         rtk.finetune("linear-probe", out=tmp_path / "run", **QUICK)
+
+
+def test_threats_are_objects_or_text(tmp_path: Path) -> None:
+    asked = {"suite": "clean,pgd20", "images": 4, "workers": 1}
+    found = rtk.evaluate("rtk:fashion-resnet", threats=rtk.Threat("L2", 0.5), out=tmp_path / "one", **asked)
+    several = [rtk.Threat("Linf", 0.1), "L2:0.5"]
+    both = rtk.evaluate("rtk:fashion-resnet", threats=several, out=tmp_path / "both", **asked)
+    assert [*found.row.scores] == ["clean", "pgd20@L2:0.5"]
+    assert [*both.row.scores] == ["clean", "pgd20@Linf:0.1", "pgd20@L2:0.5"]
+
+
+def test_the_random_numbers_of_the_caller_are_left_alone(tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    rtk.finetune("linear-probe", out=tmp_path / "run", **QUICK)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_radius_of_one_norm_says_nothing_of_another(tmp_path: Path) -> None:
+    with pytest.raises(BadValue, match=r"needs --eps, since Linf 0[.]1 is a radius of another norm") as refused:
+        rtk.finetune("linear-probe", norm="L2", out=tmp_path / "run", **QUICK)
+    assert "--eps 0.5" in str(refused.value) and not (tmp_path / "run").exists()
+
+
+def test_a_path_that_is_spelt_otherwise_costs_no_classifier(tmp_path: Path, few: str, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    asked = {**QUICK, "epochs": 0}
+    rtk.finetune("full", dataset="npz:few.npz", out="first", **asked)
+    (tmp_path / "copy.npz").write_bytes((tmp_path / "few.npz").read_bytes())
+    for number, dataset in enumerate(("npz:few.npz", "npz:./few.npz", few, "npz:copy.npz")):
+        result = rtk.finetune("full", backbone="run:first", dataset=dataset, out=f"{number}", **asked)
+        assert not result.backbone["new_head"] and [row.name for row in result.rows] == ["source", "full"], dataset
 
 
 SCRIPT = """import rtk

@@ -61,6 +61,27 @@ def test_what_changes_from_epoch_to_epoch_is_computed_in_each(
     assert {type(model) for model in seen} == {Classifier}
 
 
+@pytest.mark.parametrize("select", ["robust", None])
+def test_what_judges_epochs_is_given_the_network_and_images(source: Backbone, tmp_path: Path, select) -> None:
+    whole, once = [], []
+    image = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    changes = {"select": select or (lambda model: float(model(image)[0, 0].detach())), "select_steps": 2}
+    expected = probe(source, tmp_path / "whole", whole, **changes)
+    found = probe(source, tmp_path / "once", once, once=True, **changes)
+    assert {type(model) for model in once} == {After}
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-5, atol=1e-5)
+
+
+def test_normalisation_by_the_batch_is_not_computed_once(source: Backbone, tmp_path: Path) -> None:
+    """BatchNorm without running statistics answers for an image by the others of its mini-batch."""
+    backbone, seen = copy.deepcopy(source), []
+    norm = backbone.model.net.get_submodule("bn1")
+    norm.track_running_stats, norm.running_mean, norm.running_var = False, None, None
+    probe(backbone, tmp_path, seen, once=True)
+    assert {type(model) for model in seen} == {Classifier}
+
+
 class TwoWays(nn.Module):
     """Two tensors go from what is frozen to the classifier."""
 

@@ -94,6 +94,26 @@ def test_every_network_is_followed_whatever_was_attacked_before(source, images) 
     assert len(mixed.known) == 1, "what is gone is forgotten"
 
 
+def test_a_network_that_was_rebuilt_is_folded_anew(source, images) -> None:
+    model, search = copy.deepcopy(source.model).eval(), searched("auto")
+    search(model, images[0])
+    model.net.fc = nn.Linear(model.net.fc.in_features, 10)
+    assert torch.allclose(search(model, images[0])(images[0]), model(images[0]), atol=1e-3)
+
+
+def test_hooks_are_asked_about_again(source, images) -> None:
+    """What one network was found to be says nothing of one that prints alike and answers otherwise."""
+    model, kept = copy.deepcopy(source.model).eval(), {}
+
+    def once(name, compute):
+        return kept.setdefault(name, compute()) if name not in kept else kept[name]
+
+    Searched("auto", "float32", once, lambda _: None)(model, images[0])
+    model.net.bn1.register_forward_hook(lambda module, inputs, output: 2 * output)
+    assert Searched("auto", "float32", once, lambda _: None)(model, images[0]) is model
+    assert len(kept) == 2
+
+
 @pytest.mark.parametrize("asked", ["auto", "none"])
 def test_where_nothing_is_folded_it_is_the_network_itself(source, images, asked: str) -> None:
     said: list[str] = []

@@ -18,6 +18,7 @@ from rtk.freeze import Freeze
 from rtk.progress import Silent
 from rtk.run import Run
 from rtk.schedules import constant, cosine, step_decay
+from rtk.threat import Threat
 
 from .small_run import changed, small_run, snapshot
 
@@ -243,3 +244,64 @@ def test_what_was_selected_on_stands_in_the_report(source, tmp_path: Path, selec
 def test_an_unknown_selection_is_refused(source, tmp_path: Path) -> None:
     with pytest.raises(BadValue, match=r"allowed: last \| clean \| robust"):
         train(small_run(source, tmp_path), copy.deepcopy(source.model), select="test")
+
+
+@pytest.mark.parametrize(
+    "changes, said",
+    [
+        ({"optimizer": "adam"}, r"optimizer: got 'adam' \(allowed: sgd \| adamw\)"),
+        ({"statistics": "updates"}, r"statistics: got 'updates' \(allowed: update \| keep"),
+        ({"statistics": ["layer9"]}, "no module named 'layer9'"),
+        ({"mode": "evaluation"}, r"mode: got 'evaluation' \(allowed: train \| eval\)"),
+        ({"patience": 1}, "patience needs a score"),
+    ],
+)
+def test_words_that_mean_nothing_are_refused(source, tmp_path: Path, changes: dict[str, object], said: str) -> None:
+    model = copy.deepcopy(source.model)
+    before = snapshot(model)
+    with pytest.raises(BadValue, match=said):
+        train(small_run(source, tmp_path), model, **changes)
+    assert not changed(before, snapshot(model))
+
+
+def test_two_phases_of_one_name_are_refused(source, tmp_path: Path) -> None:
+    run, model = small_run(source, tmp_path), copy.deepcopy(source.model)
+    train(run, model, epochs=1)
+    with pytest.raises(BadValue, match="two phases are named 'fine-tune'"):
+        train(run, model, epochs=1)
+    train(run, model, epochs=1, name="again")
+
+
+def test_what_is_kept_under_like_names_is_kept_apart(source, tmp_path: Path) -> None:
+    run = small_run(source, tmp_path)
+    names = ("alpha 1/2", "alpha-1_2", "alpha-1/2", "alpha+1/2", "..")
+    assert [run.once(name, lambda name=name: name) for name in names] == [*names]
+    assert [run.once(name, lambda: "other") for name in names] == [*names]
+    run.save("fine-tune", {"mine": 1})
+    train(run, copy.deepcopy(source.model), epochs=1)
+    assert run.saved("fine-tune") == {"mine": 1}
+
+
+def test_no_gradient_is_left_over(source, tmp_path: Path) -> None:
+    model = train(small_run(source, tmp_path), copy.deepcopy(source.model), epochs=1)
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_an_attack_on_a_network_that_answers_nan_says_where_training_went_wrong(source, tmp_path: Path) -> None:
+    run = small_run(source, tmp_path, threat=Threat("L2", 1.0))
+    attack = run.attack(steps=1)
+
+    def loss(model: nn.Module, step) -> torch.Tensor:
+        return F.cross_entropy(model(attack(model, step.images, step.labels, seed=step.seed)), step.labels)
+
+    with pytest.raises(RunFailed, match=r"infinite at epoch 1, step 2 \(lr 1e\+30\)|nan at epoch 1, step 2"):
+        train(run, copy.deepcopy(source.model), loss=loss, lr=1e30)
+
+
+def test_memory_that_runs_out_when_weights_move_ends_the_run(source, tmp_path: Path, monkeypatch) -> None:
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("out of memory")
+
+    monkeypatch.setattr(torch.optim.SGD, "step", full)
+    with pytest.raises(RunFailed, match="memory ran out at epoch 1, step 1, when the optimiser"):
+        train(small_run(source, tmp_path), copy.deepcopy(source.model))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import operator
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -61,10 +62,11 @@ class Twin:
     Attributes:
         network: in evaluation mode; its weights are those of the last `follow`.
         layers: BatchNorm layers that are part of a convolution or linear layer.
+        parts: modules and tensors of the network that it follows.
     """
 
     def __init__(self, model: Classifier, network: Classifier):
-        self.network, self.layers = network, _count(model) - _count(network)
+        self.network, self.layers, self.parts = network, _count(model) - _count(network), parts_of(model)
         own, folded = dict(model.net.named_modules()), dict(network.net.named_modules())
         before = ((node.args[0], node.target) for node in Tracer().trace(model.net).nodes if node.target in own)
         pairs = [(linear.target, norm) for linear, norm in before if norm not in folded]
@@ -100,9 +102,24 @@ class Twin:
         for mine, given in self.rest:
             mine.copy_(given)
 
+    def fits(self, model: nn.Module) -> bool:
+        """Whether the network still has the modules and tensors that it had."""
+        parts = parts_of(model)
+        return len(parts) == len(self.parts) and all(map(operator.is_, parts, self.parts))
+
     def agrees(self, model: nn.Module, images: Tensor) -> bool:
         """Whether it is the same function of these images; see `fold`."""
         return _difference(model, self.network, images[:EXAMPLES]) is not None
+
+
+def parts_of(model: nn.Module) -> list[object]:
+    """What is in it: modules, hooks, parameters and buffers, in order."""
+    found: list[object] = []
+    for module in model.modules():
+        found += [] if module is model else [module]  # which is to be forgotten when nobody else knows it
+        found += [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]
+        found += [*module._parameters.values(), *module._buffers.values()]
+    return found
 
 
 def _fused(model: nn.Module) -> Classifier | None:

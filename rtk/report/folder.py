@@ -72,8 +72,11 @@ def draw(directory: Path, out: Path | None = None, item: str | None = None, root
         "examples.png": examples,
     }
     for chart in charts_of(found.report) if isinstance(found, Result) else ():
-        name = re.sub(r"[^A-Za-z0-9]+", "-", chart.name).strip("-")
-        kinds[f"chart-{name}.png"] = partial(pictures.chart, chart)
+        name = free = re.sub(r"\W+", "-", chart.name).strip("-") or "chart"
+        number = 1
+        while f"chart-{free}.png" in kinds:
+            free = f"{name}-{(number := number + 1)}"
+        kinds[f"chart-{free}.png"] = partial(pictures.chart, chart)
     drawn = [_draw(name, make, folder) for name, make in kinds.items()]
     told = "\n\n".join(f"{one.name}\n{one.text}" for one in drawn)
     files.write(folder / TEXTS, lambda file: file.write(f"{told}\n".encode()))

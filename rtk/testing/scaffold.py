@@ -67,3 +67,5 @@ def _check(name: str) -> None:
     offers = [plugin for plugin in Registry().plugins if plugin.name == name]
     if offers:
         raise BadValue(f"Strategy name '{name}': is taken by {offers[0]}.", f"rtk plugins new my-{name}")
+    if importlib.util.find_spec(module := f"rtk_{name.replace('-', '_')}"):
+        raise BadValue(f"Strategy name '{name}': a module {module} is installed already.", f"rtk plugins new my-{name}")

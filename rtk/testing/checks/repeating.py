@@ -73,8 +73,7 @@ def _length(trial: Trial) -> int:
     """Forward passes of modules in a run of two epochs."""
     trial.require_end()
     counter = Counter()
-    with forwards(counter):
-        attempt = trial.attempt(trial.longer())
+    attempt = trial.attempt(trial.longer(), watch=forwards(counter))
     if attempt.error is not None:
         raise attempt.error
     if counter.count < len(CUTS):
