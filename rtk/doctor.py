@@ -122,13 +122,16 @@ def _data() -> str:
 
 
 def _plugins() -> str:
-    from .registry import Registry
+    from .hookspecs import OBSERVERS
+    from .registry import Registry, observer
 
-    listing = Registry().listing()
+    listing, observers = Registry().listing(), Registry(group=OBSERVERS)
     for listed in listing:
         if listed.problem:
             raise RuntimeError(listed.problem)
-    return ", ".join(listed.plugin.name for listed in listing)
+    for name in observers.names():
+        observer(name)
+    return ", ".join([*(listed.plugin.name for listed in listing), *observers.names()])
 
 
 def _gpu() -> str:

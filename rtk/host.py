@@ -35,6 +35,7 @@ from .evaluation import (
 )
 from .memory import ran_out
 from .observers import Display, LogFile, Observers, RunInfo
+from .process_state import preserved
 from .progress import Progress, Silent
 from .registry import observer
 from .request import Request
@@ -189,7 +190,7 @@ class Host:
         strategy = self.request.strategy(self.request.config)
         plugin = self.request.plugin
         try:
-            with seeded(derive(self.request.options.seed, "global"), self.device):
+            with preserved(), seeded(derive(self.request.options.seed, "global"), self.device):
                 tuned = strategy.finetune(model, self._open_run(source))
         except RtkError:
             raise
@@ -276,7 +277,7 @@ class Host:
             strategy=_describe_strategy(self.request),
             backbone=describe_backbone(self.backbone),
             dataset=_describe_data(self.data, self.train),
-            observers=self.request.observers,
+            observers=[{**each, **self.observers.failures.get(each["name"], {})} for each in self.request.observers],
             threat=asdict(self.threat),
             seed=self.request.options.seed,
             rows=rows,
@@ -317,7 +318,7 @@ def _open_backbone(request: Request, data: Dataset) -> Backbone:
         options.backbone,
         weights=options.weights,
         classes=data.num_classes,
-        new_head=request.new_data and not _known(request, data),
+        new_head=not _keeps_classifier(request, data),
         head=options.head,
         blocks=options.blocks,
         seed=options.seed,
@@ -325,11 +326,16 @@ def _open_backbone(request: Request, data: Dataset) -> Backbone:
     )
 
 
-def _known(request: Request, data: Dataset) -> bool:
-    """Whether the backbone is a run on these very images, wherever their files lay then."""
+def _keeps_classifier(request: Request, data: Dataset) -> bool:
+    """Whether the backbone's classifier may be one for this data set: the images, or their name, and the classes."""
     kind, _, folder = request.options.backbone.partition(":")
-    inputs = rundir.read_config(Path(folder).expanduser()).get("inputs", {}) if kind == "run" else {}
-    return "val" in inputs and inputs["val"] == data.split("val").sha256
+    if kind != "run":
+        return not request.new_data
+    place = Path(folder).expanduser()
+    names, inputs = results.trained_on(place), rundir.read_config(place).get("inputs", {})
+    if names and data.class_names and names != data.class_names:
+        return False
+    return not request.new_data or inputs.get("val") == data.split("val").sha256  # wherever the files lay then
 
 
 def _threat(request: Request, backbone: Backbone) -> Threat:
@@ -376,6 +382,7 @@ def _describe_data(data: Dataset, train: Split) -> dict[str, Any]:
     return {
         "uri": data.uri,
         "classes": data.num_classes,
+        "class_names": data.class_names and [*data.class_names],
         "image_shape": list(data.image_shape),
         "images": {name: len(split) for name, split in splits.items()},
         "sha256": {name: split.sha256 for name, split in splits.items()},

@@ -9,6 +9,7 @@ Options have the names of the command line, with underscores, and take values or
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -88,7 +89,8 @@ def export(run: str | Path, path: str | Path, layout: Layout | None = None) -> P
 
     "timm": safetensors with the names of `timm.create_model(NAME, num_classes=...)`, which loads them with
     `checkpoint_path=` or `load_state_dict`. "robustbench": the file that `robustbench.load_model` reads, a dictionary
-    with "state_dict". Normalisation is the library's own, not part of the file.
+    with "state_dict". What is done to images before the network is the library's own, not part of the weights; the
+    metadata of timm's file say it ("input"), and what the logits stand for ("class_names").
 
     Args:
         run: directory of a run.
@@ -106,6 +108,7 @@ def export(run: str | Path, path: str | Path, layout: Layout | None = None) -> P
 
     from . import files
     from .backbones import open_backbone
+    from .results import trained_on
 
     target = Path(path)
     if layout not in (None, "timm", "robustbench"):
@@ -123,7 +126,9 @@ def export(run: str | Path, path: str | Path, layout: Layout | None = None) -> P
         )
     state = {key: value.detach().cpu().contiguous() for key, value in opened.model.native_state().items()}
     if family == "timm":
-        files.write(target, lambda file: file.write(save(state)))
+        known = {"input": opened.model.describe_input(), "class_names": trained_on(Path(folder).expanduser())}
+        said = {name: json.dumps(value) for name, value in known.items()}
+        files.write(target, lambda file: file.write(save(state, {"format": "pt", **said})))
     else:
         files.write(target, lambda file: torch.save({"state_dict": state}, file))
     return target

@@ -56,6 +56,7 @@ class Observers:
         self.manager = pluggy.PluginManager(hookspecs.GROUP)
         self.manager.add_hookspecs(hookspecs)
         self.foreign = dict(named or {})
+        self.failures: dict[str, dict[str, str]] = {}
         for number, observer in enumerate(own):
             self.manager.register(observer, f"rtk {number}")
         for name, observer in self.foreign.items():
@@ -116,10 +117,11 @@ class Observers:
                 continue
             try:
                 found += caller(run=self.run, **facts)
-            except Exception as problem:
+            except (Exception, SystemExit) as problem:
                 self.manager.unregister(plugin)
                 reason = " ".join(f"{type(problem).__name__}: {problem}".split())
                 self.say(f"observer '{name}' failed in {hook} and is left out from here on ({reason[:200]})")
+                self.failures[name] = {"failed": f"in {hook}: {reason[:200]}"}
                 self.event("observer failed", {"observer": name, "hook": hook, "reason": reason[:1000]})
         return found
 

@@ -39,7 +39,7 @@ class RunOptions(EvaluationOptions, SourceOptions):
         1.0,
         "Share of the training images to train on, the same of every class; which of them, the seed decides.",
         origin="rtk",
-        gt=0,
+        ge=1e-6,
         le=1,
     )
     precision: Literal["auto", "float32", "bfloat16"] = option(

@@ -11,7 +11,7 @@ from pydantic import ConfigDict, Field
 
 from . import files
 from .checks import Check
-from .errors import BadData
+from .errors import BadData, RtkError
 from .verdicts import compare
 
 SCHEMA_VERSION = 3
@@ -133,11 +133,12 @@ class Result(_Part):
     strategy: dict[str, Any]
     """name, plugin, distribution, version, source_sha256, config (resolved), paper."""
     backbone: dict[str, Any]
-    """uri, weights, threat, norms, blocks, head, parameters, new_head."""
+    """uri, weights, threat, input (what is done to images), norms, head, parameters, new_head, checkpoint."""
     dataset: dict[str, Any]
-    """uri, name, classes, image_shape, images and sha256 per split."""
+    """uri, classes, class_names (in the order of the logits, where they are known), image_shape, images and sha256 per
+    split."""
     observers: list[dict[str, Any]] = []
-    """Plugins that looked on: name, plugin, distribution, version, source_sha256."""
+    """Plugins that looked on: name, plugin, distribution, version, source_sha256; failed: why one was left out."""
     threat: dict[str, Any]
     """norm and eps of the run itself; a score says at which threat it was taken."""
     seed: int
@@ -179,9 +180,9 @@ class Evaluation(_Part):
     command: list[str]
     """What was typed, or [] for a library call."""
     backbone: dict[str, Any]
-    """uri, weights, threat, norms, head, parameters, new_head."""
+    """As in a `Result`."""
     dataset: dict[str, Any]
-    """uri, classes, image_shape, images and sha256 of the test split."""
+    """uri, classes, class_names, image_shape, images and sha256 of the test split."""
     row: Row
     """The network."""
     examples: dict[str, Examples] = {}
@@ -198,6 +199,20 @@ def facts(environment: Mapping[str, Any]) -> list[dict[str, Any]]:
     plain = {name: value for name, value in environment.items() if name not in ("packages", "earlier")}
     last = {**plain, **(packages if isinstance(packages, dict) else {})}
     return [last, *(part for part in (earlier if isinstance(earlier, list) else []) if isinstance(part, dict))]
+
+
+def class_names(found: Mapping[str, Any]) -> tuple[str, ...] | None:
+    """Names in the order of the logits, of the `dataset` of a result; None where they are not known."""
+    names = found.get("class_names")
+    return tuple(map(str, names)) if isinstance(names, list | tuple) and len(names) == found.get("classes") else None
+
+
+def trained_on(directory: Path) -> tuple[str, ...] | None:
+    """Names in the order of the logits of the network of a run; None where the run does not say."""
+    try:
+        return class_names(files.read_json(directory / RESULT)["dataset"])
+    except (RtkError, OSError, KeyError, TypeError, AttributeError):  # unfinished, or of an older version
+        return None
 
 
 Kind = TypeVar("Kind", Result, Evaluation)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -34,6 +35,9 @@ from .statistics import Estimate
 from .steps import Loss
 from .threat import Threat
 from .train import Recipe, fit
+
+RESERVED = ("selection", "training_attack", "memory", "charts")
+"""What a run reports by itself."""
 
 
 @dataclass(frozen=True)
@@ -282,7 +286,7 @@ class Run:
     def _report_selection(self, phase: str, by: str, kept: Kept) -> None:
         known = self._reported().get("selection", {})
         facts = {"by": by, "on": f"validation split, {len(self.val)} images", "epoch": kept.epoch, "score": kept.score}
-        self.report(selection={**known, phase: facts})
+        self._report(selection={**known, phase: facts})
         if kept.shortages:
             self._report_memory(phase, kept.shortages)
 
@@ -322,18 +326,32 @@ class Run:
         return found
 
     def _report_attack(self, precision: Choice, network: str) -> None:
-        self.report(training_attack=f"{precision}; {network}")
+        self._report(training_attack=f"{precision}; {network}")
 
     def _report_memory(self, phase: str, shortages: list[dict[str, int]]) -> None:
         """Say in the result where memory ran out."""
-        self.report(memory={**self._reported().get("memory", {}), phase: shortages})
+        self._report(memory={**self._reported().get("memory", {}), phase: shortages})
 
     def log(self, event: str, **values: Any) -> None:
         """Append one line to the run's log (JSON lines); values must be JSON."""
         self._observers.event(event, values)
 
     def report(self, **values: Any) -> None:
-        """Add facts about this run (JSON) to its result, e.g. which module was chosen and why."""
+        """Add facts about this run (JSON) to its result, e.g. which module was chosen and why.
+
+        Raises:
+            BadValue: a name under which rtk itself reports, or a value that JSON does not know.
+        """
+        for name, value in values.items():
+            if name in RESERVED:
+                raise BadValue(f"report: '{name}' is what rtk itself reports (taken: {', '.join(RESERVED)}).")
+            try:
+                json.dumps(value, allow_nan=False)
+            except (TypeError, ValueError) as problem:
+                raise BadValue(f"report: {name} is no JSON ({problem}); numbers must be finite and Python's.") from None
+        self._report(**values)
+
+    def _report(self, **values: Any) -> None:
         if processes.current().first:
             files.write_json(self.directory / "report.json", {**self._reported(), **values})
 
@@ -361,7 +379,7 @@ class Run:
             BadValue: a value that cannot be drawn.
         """
         made = Chart(name, kind, x, y, x_label, y_label, text)
-        self.report(charts={**self._reported().get("charts", {}), name: made.describe()})
+        self._report(charts={**self._reported().get("charts", {}), name: made.describe()})
 
     def _reported(self) -> dict[str, Any]:
         path = self.directory / "report.json"

@@ -174,3 +174,38 @@ def test_empty_class_folders(tmp_path):
     (tmp_path / "train" / "cat" / "notes.txt").write_text("none")
     with pytest.raises(BadData, match="train/cat holds no images"):
         open_dataset(f"folder:{tmp_path}").split("val")
+
+
+def test_linked_folders_are_read_and_hidden_ones_are_not(tmp_path):
+    plant(tmp_path / "pets")
+    more = tmp_path / "pets" / "more"
+    shutil.copytree(tmp_path / "pets" / "train" / "cat", more)
+    (tmp_path / "pets" / "train" / "cat" / "linked").symlink_to(more, target_is_directory=True)
+    hidden = tmp_path / "pets" / "train" / "cat" / ".ipynb_checkpoints"
+    shutil.copytree(more, hidden)
+    data = open_dataset(f"folder:{tmp_path / 'pets'}", image_size=8, val_fraction=0.25)
+    labels = torch.cat([data.split("train").labels, data.split("val").labels])
+    assert labels.bincount().tolist() == [8, 4]
+
+
+def test_a_link_that_never_ends_is_refused(tmp_path):
+    plant(tmp_path)
+    (tmp_path / "train" / "cat" / "again").symlink_to(tmp_path / "train", target_is_directory=True)
+    with pytest.raises(BadData, match="links that end"):
+        open_dataset(f"folder:{tmp_path}", image_size=8).split("train")
+
+
+def test_what_would_be_left_out_without_a_word_is_refused(tmp_path):
+    plant(tmp_path)
+    (tmp_path / "train" / "dog" / "a.heic").write_bytes(b"x")
+    with pytest.raises(BadData, match=r"a\.heic: images of this kind are not read"):
+        open_dataset(f"folder:{tmp_path}", image_size=8).split("train")
+    (tmp_path / "train" / "dog" / "a.heic").rename(tmp_path / "train" / "dog" / "notes.txt")
+    Image.new("RGB", (9, 9)).save(tmp_path / "train" / "dog" / "b.gif")
+    Image.new("RGB", (9, 9)).save(tmp_path / "train" / "dog" / "c.jfif", format="JPEG")
+    data = open_dataset(f"folder:{tmp_path}", image_size=8, val_fraction=0.25)
+    assert len(data.split("train")) + len(data.split("val")) == 10
+    shutil.copytree(tmp_path / "test", tmp_path / "validation")
+    with pytest.raises(BadData, match="validation would not be used") as refused:
+        open_dataset(f"folder:{tmp_path}", image_size=8)
+    assert refused.value.hint.startswith("mv ")

@@ -300,6 +300,17 @@ def test_images_are_read_in_every_form(attacked, command: Command) -> None:  # n
     assert f", {int(robust.sum())} of 30" in foreign(command, "a.npy").out
 
 
+def test_examples_of_no_attack_are_refused(command: Command) -> None:  # noqa: F811
+    done = command("evaluate", "rtk:fashion-resnet", "--suite", "clean", "--save-examples", "--out", "e")
+    assert done.code == 2 and "the suite clean attacks nothing" in done.line and "--suite clean,pgd20" in done.line
+
+
+def test_that_images_are_resized_is_said(command: Command) -> None:  # noqa: F811
+    arguments = "--backbone timm:resnet10t --weights random --dataset signs --suite clean --epochs 0 --out run"
+    done = command("finetune", "--strategy", "full", *arguments.split())
+    assert done.code == 0 and " pixels are resized to 176x176 inside the network" in done.out
+
+
 def test_what_leaves_the_ball_breaks_nothing_and_is_counted(attacked, tmp_path: Path) -> None:
     _, x, _ = attacked
     options = VerifyOptions(dataset="fashion", threat="Linf:0.1", device="cpu")
@@ -307,12 +318,14 @@ def test_what_leaves_the_ball_breaks_nothing_and_is_counted(attacked, tmp_path: 
         np.save(tmp_path / f"{name}.npy", images.numpy())
         found = verify_images(tmp_path / f"{name}.npy", options)
         assert found.outside == 30 and found.robust == found.clean
+        assert not found.farthest <= 0.1
 
 
 def test_images_of_other_samples_are_suspected(attacked, command: Command) -> None:  # noqa: F811
     np.save("a.npy", attacked[0].numpy()[::-1])
     done = foreign(command, "a.npy")
-    assert "30 of 30 images leave the ball" in done.out
+    assert "30 of 30 images leave the ball" in done.out and "the largest distance is " in done.out
+    assert "none is left to say" in done.out and "robust accuracy under these images: 8" not in done.out
     assert "Are they of others? Then the file needs indices too." in done.out
 
 

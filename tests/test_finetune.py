@@ -18,6 +18,7 @@ from torch import nn
 import rtk
 from rtk import results
 from rtk.backbones import open_backbone
+from rtk.cli.table import print_result
 from rtk.data import open_dataset
 from rtk.errors import BadValue, PluginError, RunExists
 from rtk.host import finetune
@@ -107,6 +108,42 @@ def test_new_data_gets_a_new_classifier_and_no_source_row(tmp_path: Path) -> Non
     result = finetune(request(Target, tmp_path, suite=("clean",)))
     assert result.dataset["uri"] == "signs" and result.backbone["new_head"]
     assert [row.name for row in result.rows] == ["target"] and result.changes == {}
+
+
+def test_what_a_strategy_changes_for_the_process_is_changed_back(tmp_path: Path) -> None:
+    def careless(model: nn.Module, run: rtk.Run) -> nn.Module:
+        torch.set_default_dtype(torch.float64)
+        torch.set_num_threads(7)
+        return model
+
+    threads = torch.get_num_threads()
+    finetune(request(making(careless), tmp_path, suite=("clean",)))
+    assert torch.get_default_dtype() == torch.float32 and torch.get_num_threads() == threads
+
+
+@pytest.mark.parametrize(
+    "facts, said",
+    [
+        ({"selection": "best on val"}, "'selection' is what rtk itself reports"),
+        ({"gain": float("nan")}, "gain is no JSON"),
+        ({"gain": torch.ones(1)}, "gain is no JSON"),
+    ],
+)
+def test_what_cannot_be_reported_is_refused_by_its_name(tmp_path: Path, facts: dict[str, object], said: str) -> None:
+    def reports(model: nn.Module, run: rtk.Run) -> nn.Module:
+        run.report(**facts)
+        return model
+
+    with pytest.raises(rtk.RtkError, match=said):
+        finetune(request(making(reports), tmp_path, suite=("clean",)))
+
+
+def test_that_nothing_was_changed_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    idle = finetune(request(making(lambda model, run: model), tmp_path / "idle", suite=("clean",)))
+    busy = finetune(request(Nudge, tmp_path / "busy", suite=("clean",)))
+    for result, expected in ((idle, True), (busy, False)):
+        print_result(result, tmp_path)
+        assert ("no weight differs from those that the run started from" in capsys.readouterr().out) == expected
 
 
 def replace_layer(model: nn.Module, run: rtk.Run) -> nn.Module:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from safetensors import safe_open
 
 import rtk
 from rtk.backbones import open_backbone
@@ -74,6 +77,38 @@ def test_a_path_that_is_spelt_otherwise_costs_no_classifier(tmp_path: Path, few:
         assert not result.backbone["new_head"] and [row.name for row in result.rows] == ["source", "full"], dataset
 
 
+def photos(folder: Path, names: tuple[str, ...]) -> str:
+    """An image folder whose classes are noise around one brightness each."""
+    noise = np.random.default_rng(0)
+    for split, count in (("train", 12), ("test", 6)):
+        for place, name in enumerate(names):
+            (folder / split / name).mkdir(parents=True)
+            for index in range(count):
+                pixels = noise.integers(80 * place, 80 * place + 60, (16, 16, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / split / name / f"{index}.png")
+    return f"folder:{folder}"
+
+
+def test_classes_of_other_names_are_said_and_get_a_new_classifier(tmp_path: Path) -> None:
+    asked = {**QUICK, "image_size": 16}
+    data = photos(tmp_path / "photos", ("bird", "cat", "dog"))
+    result = rtk.finetune("full", dataset=data, out=tmp_path / "run", **asked)
+    assert [*result.dataset["class_names"]] == ["bird", "cat", "dog"]
+
+    def judged(name: str) -> list[tuple[str, str]]:
+        found = rtk.evaluate(tmp_path / "run", out=tmp_path / name, suite="clean", workers=1)
+        return [(check.verdict, check.text) for check in found.row.checks if check.name == "class-names"]
+
+    ((verdict, _),) = judged("before")
+    assert verdict == "ok"
+    for split in ("train", "test"):
+        (tmp_path / "photos" / split / "bird").rename(tmp_path / "photos" / split / "zebra")
+    ((verdict, text),) = judged("after")
+    assert verdict == "warning" and "class 0 is 'cat', and was 'bird'" in text
+    again = rtk.finetune("full", backbone=f"run:{tmp_path / 'run'}", dataset=data, out=tmp_path / "again", **asked)
+    assert again.backbone["new_head"]
+
+
 SCRIPT = """import rtk
 print("begun")
 found = rtk.evaluate("rtk:fashion-resnet", suite="clean", images=20, chunk_size=10, workers=2, out="judged")
@@ -106,6 +141,9 @@ def test_a_run_of_a_timm_network_loads_into_timm(tmp_path: Path, few: str) -> No
     )
     path = rtk.export(tmp_path / "run", tmp_path / "net.safetensors")
     net = timm.create_model("resnet10t", num_classes=10, checkpoint_path=str(path)).eval()
+    with safe_open(path, "pt") as file:
+        said = {name: json.loads(value) for name, value in file.metadata().items() if name != "format"}
+    assert said["input"]["size"] == [176, 176] and len(said["input"]["mean"]) == 3 and said["class_names"] is None
     opened = open_backbone(f"run:{tmp_path / 'run'}").model
     images = torch.rand(2, 3, 32, 32)
     assert torch.equal(net(images), opened.net(images))

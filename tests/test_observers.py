@@ -93,6 +93,17 @@ def test_an_observer_that_fails_is_named_once_and_changes_nothing(source, tmp_pa
     assert changed(snapshot(tuned), snapshot(alone)) == set()
 
 
+def test_an_observer_that_ends_the_process_is_left_out(source, tmp_path: Path) -> None:
+    class Leaving:
+        @rtk.hookimpl
+        def rtk_epoch_finished(self) -> None:
+            raise SystemExit(3)
+
+    observers = Observers(info(tmp_path), [LogFile()], {"tracker": Leaving()})
+    train(source, tmp_path, observers)
+    assert observers.failures == {"tracker": {"failed": "in rtk_epoch_finished: SystemExit: 3"}}
+
+
 def test_rtks_own_observers_may_stop_a_run(tmp_path: Path) -> None:
     """A log that cannot be written is the run's failure."""
     with pytest.raises(rtk.RtkError, match=r"log\.jsonl"):

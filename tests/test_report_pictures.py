@@ -26,6 +26,14 @@ from .test_cli import Command, command  # noqa: F401 - a fixture
 from .test_finetune import Nudge, request
 from .test_report import row, score
 
+
+class Target(Nudge):
+    """On new data."""
+
+    name = "target"
+    setting = "target"
+
+
 pytest.importorskip("matplotlib", reason="part of the extra 'plots'")
 
 FAST = {"suite": "clean,pgd20", "images": 40, "workers": 1, "device": "cpu"}
@@ -73,6 +81,40 @@ def test_pictures_lie_beside_the_result_and_name_its_classes(kept: Path, tmp_pat
     shown = {one.name: one for one in draw(home, item="pgd20@Linf:0.05")}
     assert "after PGD-20, Linf 0.05" in shown["classes.png"].text
     assert "broken by PGD-20, Linf 0.05" in shown["examples.png"].text
+
+
+def test_every_chart_has_a_file_of_its_own(tmp_path: Path) -> None:
+    class Draws(Nudge):
+        def finetune(self, model, run):
+            for name in ("my chart", "my-chart", "ω", "φ", "?"):
+                run.chart(name, kind="line", x=[0, 1], y={"a": [0, 1]}, x_label="x", y_label="y", text=name)
+            return super().finetune(model, run)
+
+    finetune(request(Draws, tmp_path, suite=("clean",)))
+    drawn = [one.name for one in draw(tmp_path) if one.name.startswith("chart-") and one.path]
+    assert drawn == [
+        "chart-my-chart.png",
+        "chart-my-chart-2.png",
+        "chart-ω.png",
+        "chart-φ.png",
+        "chart-chart.png",
+    ]
+
+
+def test_classes_are_called_what_they_were_called(tmp_path: Path) -> None:
+    """The folder may have others by now."""
+    for split in ("train", "test"):
+        for place, name in enumerate(("ant", "bee", "cow")):
+            (tmp_path / "photos" / split / name).mkdir(parents=True)
+            for index in range(5):
+                image = Image.new("RGB", (8, 8), (80 * place, index, 0))
+                image.save(tmp_path / "photos" / split / name / f"{index}.png")
+    asked = {"dataset": f"folder:{tmp_path / 'photos'}", "image_size": 16, "suite": ("clean", "pgd20")}
+    finetune(request(Target, tmp_path / "run", **asked))
+    for split in ("train", "test"):
+        shutil.rmtree(tmp_path / "photos" / split / "bee")
+    text = {one.name: one.text for one in draw(tmp_path / "run")}["classes.png"]
+    assert "ant" in text and "bee" in text and "cow" in text
 
 
 def test_a_run_has_two_networks_and_says_how_to_keep_examples(tmp_path: Path, command: Command) -> None:  # noqa: F811

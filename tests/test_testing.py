@@ -109,6 +109,20 @@ def test_a_good_strategy_passes(strategy: type[Good]) -> None:
     }
 
 
+class Idle(Good):
+    """README's smallest strategy."""
+
+    def finetune(self, model, run):
+        return model
+
+
+@pytest.mark.parametrize("strategy, verdict", [(Idle, "skipped"), (Good, "passed")])
+def test_interruptions_fall_into_the_run(strategy: type[Good], verdict: str) -> None:
+    suite = Suite(strategy)
+    for name in ("lets-interruptions-through", "resumes-with-the-same-bits"):
+        assert suite.row(name).verdict == verdict
+
+
 @pytest.mark.parametrize("case", BAD, ids=str)
 def test_each_check_finds_what_it_is_named_for(case: Bad) -> None:
     row = Suite(case.strategy, **case.suite).row(case.check)

@@ -86,6 +86,12 @@ def test_the_name_of_an_installed_strategy_is_taken(tmp_path: Path, capsys: pyte
     assert not list(tmp_path.iterdir())
 
 
+def test_a_module_that_others_import_is_not_hidden(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli("plugins", "new", "plugins", "--path", str(tmp_path)) == 2
+    assert "rtk_plugins is the module of plugin" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_folder_that_is_there_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     place = create("small-steps", tmp_path) / "rtk_small_steps.py"
     place.write_text("mine")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -60,6 +61,11 @@ class Classifier(nn.Module):
         if self.channels_last and (images.device.type == "cpu" or torch.is_autocast_enabled(images.device.type)):
             images = images.contiguous(memory_format=torch.channels_last)
         return images
+
+    def describe_input(self) -> dict[str, Any]:
+        """What is done to images, as JSON: size (height, width) or null, mean and std per channel or null."""
+        mean, std = (None if each is None else each.flatten().tolist() for each in (self.mean, self.std))
+        return {"size": None if self.size is None else [*self.size], "mean": mean, "std": std}
 
     def native_state(self) -> dict[str, Tensor]:
         """The state dict of `net` under its own names; the tensors are those of the network, not copies."""

@@ -32,14 +32,21 @@ def print_result(result: Result, directory: Path) -> None:
     notes = [f"{INTERVAL}, paired (Bonett & Price) for a difference."]
     if result.changes:
         notes.append("+N -N: images that became right and wrong.")
-    notes += [*_reported(result.report), f"Run directory: {directory}"]
+    notes += [*_resized(result.backbone, result.dataset), *_reported(result.report)]
+    if not result.trained.get("changed", True):
+        notes.append("warning: no weight differs from those that the run started from.")
+    notes += [
+        f"warning: observer '{each['name']}' failed {each['failed']}" for each in result.observers if "failed" in each
+    ]
+    notes.append(f"Run directory: {directory}")
     _print(title, result.rows, result.changes, notes, directory)
 
 
 def print_evaluation(found: Evaluation, directory: Path) -> None:
     """One network, and where everything lies."""
     title = f"{found.backbone['uri']} on {found.dataset['uri']}, weights {found.row.weights[:12]}"
-    _print(title, [found.row], {}, [f"{INTERVAL}.", f"Evaluation: {directory}"], directory)
+    notes = [f"{INTERVAL}.", *_resized(found.backbone, found.dataset), f"Evaluation: {directory}"]
+    _print(title, [found.row], {}, notes, directory)
 
 
 def print_checks(found: Result | Evaluation) -> None:
@@ -132,10 +139,21 @@ def _signs(row: Row, directory: Path) -> list[str]:
     return signs
 
 
+def _resized(backbone: Mapping[str, Any], dataset: Mapping[str, Any]) -> list[str]:
+    """That the network is not given the images in their own size."""
+    given, size = dataset.get("image_shape", [])[1:], (backbone.get("input") or {}).get("size")
+    if size is None or list(size) == list(given):
+        return []
+    sizes = ["x".join(map(str, each)) for each in (given, size)]
+    return [
+        f"Images of {sizes[0]} pixels are resized to {sizes[1]} inside the network; threats are those of the images."
+    ]
+
+
 def _reported(report: dict[str, Any]) -> list[str]:
     """What a strategy says that it chose; its values can be of any kind."""
     facts = {
-        "Module": report.get("chosen"),
+        "Module": report.get("chosen") if isinstance(report.get("chosen"), list) else None,
         "alpha": report.get("alpha"),
         "Training attack": report.get("training_attack"),
     }

@@ -77,10 +77,16 @@ def command(file: Path | None, images: Path | None, evaluation: Path | None, **f
 
 def _print(found: Verified) -> None:
     click.echo(f"{found.outside} of {found.clean.n} images leave the ball or [0, 1]; they count as no attack.")
+    if found.outside:
+        far = f"the largest distance is {found.farthest:.4g} of {found.threat.eps:.4g}"
+        click.echo(f"For {found.threat.label} in pixels of [0, 1] {far}; 8-bit images round to 1/255.")
     if not found.named:
         doubt = " Are they of others? Then the file needs indices too." if found.outside == found.clean.n else ""
         click.echo(f"The file has no indices: taken as of the first {found.clean.n} test images.{doubt}")
     _line("clean accuracy", found.clean)
+    if found.outside == found.clean.n:
+        click.echo("robust accuracy under these images: none is left to say.")
+        return
     _line("robust accuracy under these images", found.robust)
     if found.recorded is not None and found.strongest is not None:
         _line("robust accuracy in the evaluation", found.recorded)

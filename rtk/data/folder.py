@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -12,7 +13,11 @@ from .dataset import Facts, SplitName
 from .files import FilePixels
 from .split import Split
 
-SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"))
+SUFFIXES = frozenset(
+    (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".gif")
+)
+OTHERS = frozenset((".avif", ".heic", ".heif", ".jp2", ".jxl", ".svg", ".tga", ".dds", ".npy"))
+"""Images that are not read; to leave them out without a word would make another data set."""
 LAYOUT = "PATH/train/CLASS/*.jpg and PATH/test/CLASS/*.jpg, optionally PATH/val/CLASS/*.jpg"
 
 
@@ -42,6 +47,12 @@ class FolderSource:
                 f"{path / 'train'} holds {len(self._classes)} class folders (allowed: two or more; {LAYOUT})."
             )
         self.has_val = (path / "val").is_dir()
+        for other in ("valid", "validation", "dev"):
+            if not self.has_val and (path / other).is_dir():
+                raise BadData(
+                    f"folder:{path}: {path / other} would not be used (needed: {LAYOUT}).",
+                    f"mv {path / other} {path / 'val'}, or out of {path}",
+                )
         for which in ("val", "test") if self.has_val else ("test",):
             self._compare(which)
         self._size = image_size or info.image_size
@@ -53,7 +64,7 @@ class FolderSource:
         files: list[Path] = []
         labels: list[int] = []
         for label, name in enumerate(self._classes):
-            found = [self._own(file) for file in image_files(self._own(self._path / which / name))]
+            found = [*self._images(self._own(self._path / which / name))]
             if not found:
                 kinds = " ".join(sorted(SUFFIXES))
                 raise BadData(f"Class folder {self._path / which / name} holds no images (allowed: {kinds}).")
@@ -66,6 +77,22 @@ class FolderSource:
         if not folder.is_dir():
             raise BadData(f"folder:{self._path}: no folder {which}/ in it (needed: {LAYOUT}).")
         return tuple(sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and entry.name[0] != "."))
+
+    def _images(self, folder: Path, above: tuple[Path, ...] = ()) -> Iterator[Path]:
+        """Every image below a folder, in the order of the paths; what is hidden by a leading dot is none."""
+        place = folder.resolve()
+        if place in above:
+            raise BadData(f"{folder} is a link to {place}, which it lies in (allowed: links that end).")
+        for entry in sorted(folder.iterdir()):
+            if entry.name[0] == ".":
+                continue
+            own = self._own(entry)
+            if own.is_dir():
+                yield from self._images(own, (*above, place))
+            elif entry.suffix.lower() in SUFFIXES and own.is_file():
+                yield own
+            elif entry.suffix.lower() in OTHERS:
+                raise BadData(f"{entry}: images of this kind are not read (allowed: {' '.join(sorted(SUFFIXES))}).")
 
     def _own(self, path: Path) -> Path:
         """`path`, unless it is a link that leads out of the data set."""
@@ -85,8 +112,3 @@ class FolderSource:
                 extra
             )
             raise BadData(f"{self._path / which}: {' and '.join(differences)} (allowed: the class folders of train/).")
-
-
-def image_files(folder: Path) -> list[Path]:
-    """Every image file below a folder, sorted by path."""
-    return sorted(file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())

@@ -5,10 +5,12 @@ from __future__ import annotations
 import time
 from dataclasses import asdict
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from .. import environment, files, results, rundir
 from ..backbones import Backbone, hash_state, open_backbone
+from ..checks import Check
 from ..corruptions import Baseline
 from ..data import Dataset, open_dataset
 from ..errors import BadBackbone, Interrupted
@@ -75,6 +77,7 @@ def evaluate(
             baseline = _baseline(request, subject)
             (verdicts,) = judge_all([subject], progress or Silent(), request.options.workers)
             row = row_of(backbone.uri, subject, verdicts)
+            row = row.model_copy(update={"checks": [*row.checks, *_same_classes(backbone.uri, data)]})
             found = Evaluation(
                 rtk=environment.version(),
                 created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -117,12 +120,31 @@ def open_network(request: EvaluationRequest) -> tuple[Backbone, Dataset]:
     return backbone, data
 
 
+def _same_classes(uri: str, data: Dataset) -> list[Check]:
+    """Whether a run was trained on classes of these names in this order; nothing where either has no names."""
+    kind, _, folder = uri.partition(":")
+    names = results.trained_on(Path(folder).expanduser()) if kind == "run" else None
+    if not names or not data.class_names:
+        return []
+    wrong = [place for place, name in enumerate(names) if name != data.class_names[place]]
+    same = len(names) - len(wrong)
+    text = f"{same} of the {len(names)} classes of {data.uri} have the names that the run was trained on"
+    if wrong:
+        place = wrong[0]
+        text += (
+            f"; class {place} is '{data.class_names[place]}', and was '{names[place]}'. Where these are other things,"
+            " or the same in another order, the accuracies say nothing"
+        )
+    return [Check(name="class-names", verdict="warning" if wrong else "ok", text=f"{text}.")]
+
+
 def describe_backbone(backbone: Backbone) -> dict[str, Any]:
     """What a result says about a backbone, as JSON."""
     return {
         "uri": backbone.uri,
         "weights": hash_state(backbone.model.native_state()),
         "threat": {"norm": backbone.threat.norm, "eps": backbone.threat.eps} if backbone.threat else None,
+        "input": backbone.model.describe_input(),
         "norms": str(backbone.structure.norms),
         "head": backbone.structure.head,
         "new_head": backbone.new_head,
@@ -145,6 +167,7 @@ def _describe_data(subject: Subject) -> dict[str, Any]:
     return {
         "uri": loaded.data.uri,
         "classes": loaded.data.num_classes,
+        "class_names": loaded.data.class_names and [*loaded.data.class_names],
         "image_shape": list(loaded.data.image_shape),
         "images": {"test": len(loaded.test)},
         "sha256": {"test": loaded.test.sha256},

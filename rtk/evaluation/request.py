@@ -15,6 +15,7 @@ from ..errors import BadBackbone, BadData, BadValue, Refusal, RtkError, UnknownN
 from ..options import DEVICE, EVALUATION_BATCH, EVALUATION_SEED, PLACE, EvaluationOptions, SourceOptions, check_file
 from ..request import check_backbone, check_dataset, check_weights, own_dataset
 from ..results import EVALUATION, RESULT
+from ..suite import KINDS
 from ..threat import Threat
 
 INHERITED = (
@@ -126,6 +127,9 @@ def build(target: str | None, flags: Mapping[str, Any], file: Mapping[str, Any] 
     check_weights(options.weights)
     request = EvaluationRequest(options)
     _check_dataset(request)
+    if options.save_examples and not any(KINDS[name].attacked for name in options.suite):
+        suite = ",".join(options.suite)
+        raise BadValue(f"--save-examples: the suite {suite} attacks nothing.", "--suite clean,pgd20 --save-examples")
     return request
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .. import environment, files, rundir
 from ..accuracy import correct
-from ..attacks.checks import inside
+from ..attacks.checks import distance, inside
 from ..backbones import describe, hash_spec, hash_state, open_backbone
 from ..checks import Check
 from ..config import resolve
@@ -78,6 +78,8 @@ class Verified:
     Attributes:
         named: whether the file says which test images its images are of; else the first were taken.
         outside: images that leave the ball or [0, 1]; they break nothing.
+        farthest: largest distance of an image from the one it is made of, in the norm and the pixels of the threat.
+        threat: that they are to keep.
         clean: accuracy on the same test images, unattacked.
         robust: right before and after.
         recorded: robust in the evaluation, on the samples that it has too; None without an evaluation.
@@ -86,6 +88,8 @@ class Verified:
 
     named: bool
     outside: int
+    farthest: float
+    threat: Threat
     clean: Estimate
     robust: Estimate
     recorded: Estimate | None = None
@@ -112,7 +116,8 @@ def verify_images(path: Path, options: VerifyOptions, evaluation: Path | None = 
     clean = network.right(network.test.images(foreign.indices), foreign.indices)
     right, kept = network.judge(foreign.images, foreign.indices, threat)
     robust = clean & (right | ~kept)
-    found = Verified(foreign.named, int((~kept).sum()), _estimate(clean), _estimate(robust))
+    farthest = network.farthest(foreign.images, foreign.indices, threat)
+    found = Verified(foreign.named, int((~kept).sum()), farthest, threat, _estimate(clean), _estimate(robust))
     if evaluation is None or record is None:
         return found
     before = _recorded(evaluation, record, threat, network)
@@ -237,3 +242,8 @@ class _Network:
             for part, where in zip(images.split(self.batch), indices.split(self.batch), strict=True)
         ]
         return self.right(images, indices), torch.cat(kept)
+
+    def farthest(self, images: Tensor, indices: Tensor, threat: Threat) -> float:
+        """Largest distance of an image from the test image that it is made of."""
+        pairs = zip(images.split(self.batch), indices.split(self.batch), strict=True)
+        return max(float(distance(self.test.images(where), part, threat.norm).max()) for part, where in pairs)

@@ -122,14 +122,19 @@ def _keeping(directory: Path, found: Result | Evaluation) -> str:
     """The command that keeps adversarial images."""
     if isinstance(found, Result):
         return f"rtk evaluate {directory} --save-examples"
-    return shlex.join([*(found.command or ["rtk", "evaluate", found.backbone["uri"]]), "--save-examples"])
+    typed = found.command or ["rtk", "evaluate", found.backbone["uri"]]
+    return shlex.join([*(each for each in typed if each != "--save-examples"), "--save-examples"])
 
 
 def _class_names(found: Result | Evaluation, size: Any, root: Path | None) -> tuple[str, ...] | None:
-    """None where the data set has no names, or is not on this machine."""
+    """As the result says, or else the data set, if it is the same; None where neither does."""
     from ..data import open_dataset
 
+    if names := results.class_names(found.dataset):
+        return names
     try:
-        return open_dataset(found.dataset["uri"], root=root, image_size=size).class_names
+        data = open_dataset(found.dataset["uri"], root=root, image_size=size)
+        same = data.num_classes == found.dataset.get("classes")
+        return data.class_names if same and ":" not in found.dataset["uri"] else None  # a folder may be another by now
     except RequestError:
         return None

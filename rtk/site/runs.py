@@ -16,7 +16,7 @@ from ..charts import Chart, charts_of
 from ..checks import Check
 from ..errors import BadData, BadValue
 from ..report.folder import chosen
-from ..results import Result, facts
+from ..results import Result, class_names, facts
 from ..threat import Threat
 from .figures import Figure, classes, of_chart
 from .numbers import memory, percent, signed
@@ -158,7 +158,9 @@ class Run:
     def classes(self) -> Figure | None:
         """Accuracy of each class, clean and under the strongest attack at the run's own threat."""
         key = chosen(self.result)
-        return None if key is None else classes(self.result.rows[-1], key, self.names)
+        return (
+            None if key is None else classes(self.result.rows[-1], key, class_names(self.result.dataset) or self.names)
+        )
 
     @property
     def checks(self) -> list[tuple[str, list[Check]]]:

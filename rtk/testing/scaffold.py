@@ -64,8 +64,10 @@ def _check(name: str) -> None:
             " letter.",
             "rtk plugins new my-strategy",
         )
-    offers = [plugin for plugin in Registry().plugins if plugin.name == name]
+    plugins, module = Registry().plugins, names_of(name)["module"]
+    offers = [plugin for plugin in plugins if plugin.name == name]
     if offers:
         raise BadValue(f"Strategy name '{name}': is taken by {offers[0]}.", f"rtk plugins new my-{name}")
-    if importlib.util.find_spec(module := f"rtk_{name.replace('-', '_')}"):
-        raise BadValue(f"Strategy name '{name}': a module {module} is installed already.", f"rtk plugins new my-{name}")
+    hidden = [plugin for plugin in plugins if plugin.entry.module.partition(".")[0] == module]
+    if hidden:  # one module of this name would be found in place of the other
+        raise BadValue(f"Strategy name '{name}': {module} is the module of {hidden[0]}.", f"rtk plugins new my-{name}")

@@ -8,13 +8,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ..errors import BadValue, PluginError, UnknownName
+from ..process_state import preserved
 from ..registry import Registry
 from ..strategy import Strategy
 from .checks import CHECKS, Check, name_of
 from .networks import NETWORKS
 from .report import Fault, Report, Row, Skip
 from .trial import Trial, brief
-from .watching import Interruption, preserved
+from .watching import Interruption
 
 SECONDS = 60.0
 """That a small run may take before it counts as one that hangs."""

@@ -24,6 +24,7 @@ from ..config import Config
 from ..data import Split, open_dataset
 from ..data.split import ArrayPixels
 from ..errors import Refusal
+from ..process_state import preserved
 from ..progress import Silent
 from ..run import Run
 from ..strategy import Strategy
@@ -31,7 +32,7 @@ from ..threat import Threat
 from .confined import Sighting
 from .networks import backbone
 from .report import Skip
-from .watching import Interruption, preserved, seed_globally
+from .watching import Interruption, seed_globally
 
 QUICK: dict[str, Any] = {
     "epochs": 1,

@@ -14,39 +14,8 @@ import torch
 from torch import nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
+from ..process_state import Access
 from ..seeds import derive
-
-Access = tuple[Callable[[], Any], Callable[[Any], Any]]
-"""How to read a piece of global state, and how to set it."""
-
-RANDOM: dict[str, Access] = {
-    "torch": (lambda: torch.get_rng_state().numpy(), lambda state: torch.set_rng_state(torch.from_numpy(state))),
-    "numpy": (np.random.get_state, np.random.set_state),
-    "random": (random.getstate, random.setstate),
-}
-
-SETTINGS: dict[str, Access] = {
-    "torch.set_grad_enabled": (torch.is_grad_enabled, torch.set_grad_enabled),
-    "torch.set_default_dtype": (torch.get_default_dtype, torch.set_default_dtype),
-    "torch.use_deterministic_algorithms": (
-        torch.are_deterministic_algorithms_enabled,
-        torch.use_deterministic_algorithms,
-    ),
-    "torch.set_num_threads": (torch.get_num_threads, torch.set_num_threads),
-    "torch.set_float32_matmul_precision": (
-        torch.get_float32_matmul_precision,
-        torch.set_float32_matmul_precision,
-    ),
-    "torch.autograd.set_detect_anomaly": (torch.is_anomaly_enabled, torch.autograd.set_detect_anomaly),
-    "torch.backends.cudnn.benchmark": (
-        lambda: torch.backends.cudnn.benchmark,
-        lambda value: setattr(torch.backends.cudnn, "benchmark", value),
-    ),
-    "torch.backends.cudnn.deterministic": (
-        lambda: torch.backends.cudnn.deterministic,
-        lambda value: setattr(torch.backends.cudnn, "deterministic", value),
-    ),
-}
 
 
 class Interruption(KeyboardInterrupt):
@@ -61,17 +30,6 @@ def moved(before: dict[str, Any], table: dict[str, Access]) -> list[str]:
 def state_of(table: dict[str, Access]) -> dict[str, Any]:
     """What every entry of the table reads now."""
     return {name: read() for name, (read, _) in table.items()}
-
-
-@contextmanager
-def preserved() -> Iterator[None]:
-    """Random states and settings of the caller are as before at the end, whatever a strategy did to them."""
-    kept = [(write, read()) for table in (RANDOM, SETTINGS) for read, write in table.values()]
-    try:
-        yield
-    finally:
-        for write, value in kept:
-            write(value)
 
 
 def seed_globally(key: int) -> None:

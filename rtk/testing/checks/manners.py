@@ -13,9 +13,10 @@ from ...attacks import check_images
 from ...backbones import Classifier
 from ...data import Split
 from ...errors import AttackError
+from ...process_state import RANDOM, SETTINGS, Access
 from ..report import Fault, Skip
 from ..trial import Setup, Trial, differing
-from ..watching import RANDOM, SETTINGS, Access, forwards, moved, state_of
+from ..watching import forwards, moved, state_of
 
 
 def gives_images_in_range(trial: Trial) -> None:
