@@ -2,7 +2,7 @@
 
     result = rtk.finetune("rift", epochs=5)                       # rtk finetune --strategy rift --epochs 5
     found = rtk.evaluate("run:runs/mine", threats="Linf:4/255,8/255")
-    model = rtk.load("run:runs/mine")                             # a plain module, images in [0, 1] to logits
+    model = rtk.load("runs/mine")                                 # a plain module, images in [0, 1] to logits
 
 Options have the names of the command line, with underscores, and take values or text; `rtk finetune --help` lists them.
 """
