@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import typing
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,7 +20,7 @@ import pluggy
 import pydantic
 
 from . import hookspecs
-from .config import Config, flag
+from .config import Config, flag, members_of
 from .errors import PluginError, UnknownName
 from .strategy import Paper, Strategy
 
@@ -291,6 +292,9 @@ def _option_faults(kind: type[Config]) -> Iterator[str]:
 
     taken = {flag(name): name for name in reserved()}
     for name, field in kind.model_fields.items():
+        kinds = {typing.get_origin(member) or member for member in members_of(field.annotation)}
+        if kinds & {list, set, dict}:
+            yield f": its option '{name}' cannot be typed; annotate several values as tuple[int, ...] or the like"
         for spelling in (flag(name), flag(f"no_{name}")) if field.annotation is bool else (flag(name),):
             if spelling in taken:
                 whose = "one of rtk's own" if taken[spelling] in reserved() else f"that of '{taken[spelling]}'"

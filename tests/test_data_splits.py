@@ -107,3 +107,14 @@ def test_hash_names_content_and_order():
     relabelled = Split(split._pixels, split.labels.flip(0))
     assert relabelled.sha256 != split.sha256
     assert small_split(torch.float32).sha256 != split.sha256
+
+
+def test_images_that_two_splits_share_are_counted():
+    noise = torch.randint(0, 256, (20, 3, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    whole = Split(ArrayPixels(noise), torch.arange(20))
+    first, second = whole.subset(slice(0, 12)), whole.subset([11, 3, 15])
+    assert second.shared_with(first) == 2 and first.shared_with(second) == 2
+    assert whole.subset([19]).shared_with(first) == 0
+    first_in_files = whole.subset(slice(0, 12))
+    first_in_files.in_memory = False
+    assert second.shared_with(first_in_files) is None

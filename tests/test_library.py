@@ -15,7 +15,7 @@ from safetensors import safe_open
 
 import rtk
 from rtk.backbones import open_backbone
-from rtk.errors import BadBackbone, BadValue
+from rtk.errors import BadBackbone, BadData, BadValue
 from rtk.results import Evaluation, Result
 
 QUICK = {"epochs": 1, "suite": "clean", "images": 40}
@@ -75,6 +75,25 @@ def test_a_path_that_is_spelt_otherwise_costs_no_classifier(tmp_path: Path, few:
     for number, dataset in enumerate(("npz:few.npz", "npz:./few.npz", few, "npz:copy.npz")):
         result = rtk.finetune("full", backbone="run:first", dataset=dataset, out=f"{number}", **asked)
         assert not result.backbone["new_head"] and [row.name for row in result.rows] == ["source", "full"], dataset
+
+
+@pytest.mark.parametrize("leak, verdict", [(True, "warning"), (False, "ok")])
+def test_test_images_that_were_trained_on_are_found(tmp_path: Path, few: str, leak: bool, verdict: str) -> None:
+    arrays = dict(np.load(few.removeprefix("npz:")))
+    if leak:
+        arrays["x_test"] = arrays["x_train"][:20]
+    np.savez(tmp_path / "leak.npz", **arrays)
+    result = rtk.finetune("full", dataset=f"npz:{tmp_path / 'leak.npz'}", out=tmp_path / "run", **QUICK)
+    found = {check.name: check for row in result.rows for check in row.checks}["train-test-overlap"]
+    assert found.verdict == verdict
+
+
+def test_images_that_were_scaled_twice_are_refused(tmp_path: Path, few: str) -> None:
+    arrays = dict(np.load(few.removeprefix("npz:")))
+    arrays["x_train"] = (arrays["x_train"] / 255 / 255).astype(np.float32)
+    np.savez(tmp_path / "dark.npz", **arrays)
+    with pytest.raises(BadData, match=r"x_train holds nothing above 0.0039\d*: scaled to \[0, 1\] twice"):
+        rtk.finetune("full", dataset=f"npz:{tmp_path / 'dark.npz'}", out=tmp_path / "run", **QUICK)
 
 
 def photos(folder: Path, names: tuple[str, ...]) -> str:

@@ -131,6 +131,10 @@ def test_asking_for_one_strategy_imports_no_other_plugin(install: Install) -> No
         (GOOD.replace("summary", 'departures = ("one sentence")\n    summary'), "must be a tuple of sentences"),
         (GOOD.replace("config: MyConfig", "config: dict"), "must be annotated with a subclass of rtk.Config"),
         (GOOD.replace("rtk.option(0.5", "rtk.option(-1"), "the default of its option 'strength' is wrong"),
+        (
+            GOOD.replace("strength: float = rtk.option(0.5", "strength: list[int] = rtk.option([1]"),
+            "its option 'strength' cannot be typed; annotate several values as tuple[int, ...]",
+        ),
         (GOOD.replace("strength", "seed"), "its option 'seed' is one of rtk's own (--seed); rename it"),
         (GOOD.replace("strength", "force"), "its option 'force' is one of rtk's own"),
     ],

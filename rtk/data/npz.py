@@ -117,6 +117,8 @@ class NpzSource:
         low, high = float(images.min()), float(images.max())  # NaN in any pixel makes both NaN
         if not (np.isfinite(low) and np.isfinite(high)):
             raise self._bad(f"{name} holds NaN or infinity (allowed: {RANGE})")
+        if 0 < high <= 2 / 255:
+            raise self._bad(f"{name} holds nothing above {high:.4g}: scaled to [0, 1] twice (allowed: {RANGE})")
         if low < 0 or high > 1:
             raise self._bad(f"{name} holds values from {low:.4g} to {high:.4g} (allowed: {RANGE})")
         return images

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 import torch
@@ -86,6 +86,18 @@ class Split:
         digest.update(self.labels.contiguous().numpy().data)
         digest.update(self._pixels.fingerprint(self._rows))
         return digest.hexdigest()
+
+    def shared_with(self, other: Split) -> int | None:
+        """How many of these images are in `other` as well, pixel for pixel; None where they are not in memory."""
+        if not (self.in_memory and other.in_memory):
+            return None
+        known = set(other._digests())
+        return sum(digest in known for digest in self._digests())
+
+    def _digests(self) -> Iterator[bytes]:
+        for chunk in self._rows.split(HASH_CHUNK):
+            for image in self._pixels.read(chunk).contiguous().numpy():
+                yield hashlib.blake2b(image.data, digest_size=16).digest()
 
     def subset(self, indices: Tensor | Sequence[int] | slice) -> Split:
         """The split with only these images, in this order; shares memory with this one."""
