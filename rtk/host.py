@@ -266,7 +266,9 @@ class Host:
             return []
         subject = "The share of test images that are training images, pixel for pixel,"
         return [
-            at_most("train-test-overlap", count / len(test), 0.005, subject, "their accuracies are of what was learned")
+            at_most(
+                "train-test-overlap", count / len(test), 0.005, subject, "accuracies are of what was learned by heart"
+            )
         ]
 
     def _subject(self, place: Path, name: str) -> Subject:
