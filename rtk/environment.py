@@ -46,7 +46,10 @@ def device(asked: str) -> torch.device:
 
 
 def make_deterministic() -> None:
-    """Same seed, same bits, also on a GPU, where the fastest kernels add in no fixed order."""
+    """Same seed, same bits, also on a GPU, where the fastest kernels of cuBLAS and cuDNN add in no fixed order.
+
+    Some of torch's own have no other form there, such as the gradient of bilinear resizing.
+    """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read by cuBLAS when it is first used
     torch.backends.cudnn.deterministic = True
     torch.backends.cudnn.benchmark = False
