@@ -130,7 +130,7 @@ def test_chunks_that_are_handed_over_are_judged_as_if_they_were_not(tmp_path: Pa
     assert (tmp_path / "parts" / "model.safetensors").stat().st_mtime_ns == before
     one, other = (json.loads((tmp_path / name / "result.json").read_text()) for name in ("whole", "parts"))
     assert one["rows"] == other["rows"] and one["trained"] == other["trained"]
-    spent = json.loads((tmp_path / "parts" / "work" / "cost.json").read_text())
+    spent = json.loads((tmp_path / "parts" / "work" / "cost").read_text())
     assert other["seconds"]["finetune"] == round(spent["seconds"], 1) > 0
     assert other["seconds"]["cpu"] > spent["cpu"]
 
