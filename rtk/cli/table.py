@@ -36,7 +36,9 @@ def print_result(result: Result, directory: Path) -> None:
     if not result.trained.get("changed", True):
         notes.append("warning: no weight differs from those that the run started from.")
     notes += [
-        f"warning: observer '{each['name']}' failed {each['failed']}" for each in result.observers if "failed" in each
+        f"warning: observer '{each.get('name')}' failed {each['failed']}"
+        for each in result.observers
+        if "failed" in each
     ]
     notes.append(f"Run directory: {directory}")
     _print(title, result.rows, result.changes, notes, directory)
@@ -141,10 +143,11 @@ def _signs(row: Row, directory: Path) -> list[str]:
 
 def _resized(backbone: Mapping[str, Any], dataset: Mapping[str, Any]) -> list[str]:
     """That the network is not given the images in their own size."""
-    given, size = dataset.get("image_shape", [])[1:], (backbone.get("input") or {}).get("size")
-    if size is None or list(size) == list(given):
+    given, done = dataset.get("image_shape"), backbone.get("input")
+    size = done.get("size") if isinstance(done, dict) else None
+    if not (isinstance(given, list) and isinstance(size, list)) or given[1:] == size:
         return []
-    sizes = ["x".join(map(str, each)) for each in (given, size)]
+    sizes = ["x".join(map(str, each)) for each in (given[1:], size)]
     return [
         f"Images of {sizes[0]} pixels are resized to {sizes[1]} inside the network; threats are those of the images."
     ]
