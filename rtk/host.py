@@ -20,8 +20,6 @@ from torch import nn
 from . import costs, environment, files, precision, processes, results, rundir
 from .attacks import seeded
 from .backbones import Backbone, Classifier, hash_state, open_backbone
-from .checks import Check
-from .checks.check import at_most
 from .data import Dataset, Split, open_dataset
 from .data.stratify import stratified_split
 from .errors import BadValue, Interrupted, PluginError, RtkError
@@ -34,6 +32,7 @@ from .evaluation import (
     row_of,
     save_network,
     shared_with_others,
+    train_test_overlap,
 )
 from .memory import ran_out
 from .observers import Display, LogFile, Observers, RunInfo
@@ -255,21 +254,8 @@ class Host:
         subjects = [self._subject(place, name) for name, place in places.items()]
         verdicts = judge_all(subjects, self.observers, self.request.options.workers)
         rows = [row_of(name, subject, found) for name, subject, found in zip(places, subjects, verdicts, strict=True)]
-        seen = self._overlap()
+        seen = train_test_overlap(self.train, self.data)
         return [row.model_copy(update={"checks": [*row.checks, *seen]}) for row in rows]
-
-    def _overlap(self) -> list[Check]:
-        """Whether test images were trained on; nothing where images are in files."""
-        test = self.data.split("test")
-        count = test.shared_with(self.train)
-        if count is None:
-            return []
-        subject = "The share of test images that are training images, pixel for pixel,"
-        return [
-            at_most(
-                "train-test-overlap", count / len(test), 0.005, subject, "accuracies are of what was learned by heart"
-            )
-        ]
 
     def _subject(self, place: Path, name: str) -> Subject:
         options = self.request.options

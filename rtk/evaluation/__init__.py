@@ -19,6 +19,7 @@ interruptions change no verdict.
     workers.py    many chunks, in processes
     scores.py     from verdicts to what a result says
     curve.py      accuracy against the radius
+    overlap.py    test images that were trained on
     examples.py   adversarial images on disk
     host.py       `rtk evaluate`; request.py is what it is asked
     verify.py     `rtk verify`: examples on disk again, or somebody else's, which foreign.py reads
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from .chunks import identities
     from .host import describe_backbone, evaluate
     from .measure import Judged, Measure, measure_of
+    from .overlap import train_test_overlap
     from .request import EvaluateOptions, EvaluationRequest, build
     from .scores import changes_between, final_of, row_of
     from .shared import shared_with_others
@@ -63,6 +65,7 @@ _HOME = {
     "row_of": "scores",
     "save_network": "subject",
     "shared_with_others": "shared",
+    "train_test_overlap": "overlap",
     "verify_examples": "verify",
     "verify_images": "verify",
 }
@@ -87,6 +90,7 @@ __all__ = [
     "row_of",
     "save_network",
     "shared_with_others",
+    "train_test_overlap",
     "verify_examples",
     "verify_images",
 ]
