@@ -118,12 +118,18 @@ def _alone(mode: WholeBatch, func: Call, *args: Any, **kwargs: Any) -> Any:
     return func(*args, **kwargs)
 
 
-def _integers(mode: WholeBatch, func: Call, *args: Any, **kwargs: Any) -> Tensor:
-    """torch.randint(10, (2, 3)), torch.randint(0, 10, (2, 3)) and by name."""
+def _size_last(mode: WholeBatch, func: Call, *args: Any, **kwargs: Any) -> Tensor:
+    """torch.randint(10, (2, 3)), torch.randint(0, 10, (2, 3)), torch.normal(0.0, 1.0, (2, 3)) and by name."""
     size = kwargs.pop("size", None)
     *bounds, size = (*args, size) if size is not None else args
     drawn = func(*bounds, size=[mode.whole, *size[1:]] if mode.holds(size) else size, **kwargs)
     return mode.part(drawn) if mode.holds(size) else drawn
+
+
+def _normal(mode: WholeBatch, func: Call, *args: Any, **kwargs: Any) -> Any:
+    """torch.normal with tensors of means or deviations, or with a size."""
+    by_tensor = any(map(torch.is_tensor, (*args, *kwargs.values())))
+    return (_rows if by_tensor else _size_last)(mode, func, *args, **kwargs)
 
 
 def _dropout(
@@ -199,12 +205,12 @@ _RULES: dict[Call, Call] = {
     ),
     **dict.fromkeys((torch.rand_like, torch.randn_like, torch.randint_like), _like),
     **dict.fromkeys((torch.rand, torch.randn), _of_size),
-    torch.randint: _integers,
+    torch.randint: _size_last,
+    torch.normal: _normal,
     **dict.fromkeys((functional.dropout, functional.dropout1d, functional.dropout2d, functional.dropout3d), _dropout),
     **dict.fromkeys(
         (
             torch.bernoulli,
-            torch.normal,
             torch.multinomial,
             torch.Tensor.bernoulli,
             torch.Tensor.multinomial,

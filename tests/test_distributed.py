@@ -133,6 +133,8 @@ def test_the_draws_of_the_parts_are_those_of_the_whole(count: int, processes: in
             torch.randint(1, 9, size=(len(images),)),
             torch.bernoulli(0.3 * images),
             torch.normal(images, 0.5 * images),
+            torch.normal(0.0, 0.5 * images),
+            torch.normal(0.0, 2.0, (len(images), 3)),
             torch.multinomial(images.flatten(1), 2),
             torch.dropout(images, 0.4, True),
             F.gumbel_softmax(images),
