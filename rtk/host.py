@@ -253,9 +253,9 @@ class Host:
             places = {"source": self.directory / "source", **places}
         subjects = [self._subject(place, name) for name, place in places.items()]
         verdicts = judge_all(subjects, self.observers, self.request.options.workers)
-        rows = [row_of(name, subject, found) for name, subject, found in zip(places, subjects, verdicts, strict=True)]
         seen = train_test_overlap(self.train, self.data)
-        return [row.model_copy(update={"checks": [*row.checks, *seen]}) for row in rows]
+        judged = zip(places, subjects, verdicts, strict=True)
+        return [row_of(name, subject, found, seen) for name, subject, found in judged]
 
     def _subject(self, place: Path, name: str) -> Subject:
         options = self.request.options

@@ -76,8 +76,7 @@ def evaluate(
             save_network(subject.directory, backbone, backbone.model)
             baseline = _baseline(request, subject)
             (verdicts,) = judge_all([subject], progress or Silent(), request.options.workers)
-            row = row_of(backbone.uri, subject, verdicts)
-            row = row.model_copy(update={"checks": [*row.checks, *_same_classes(backbone.uri, data)]})
+            row = row_of(backbone.uri, subject, verdicts, _same_classes(backbone.uri, data))
             found = Evaluation(
                 rtk=environment.version(),
                 created=datetime.now(UTC).isoformat(timespec="seconds"),

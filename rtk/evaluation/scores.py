@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 
+from ..checks import Check
 from ..clustered import interval, shares
 from ..results import Change, Row, Score
 from ..statistics import Estimate
@@ -18,8 +20,11 @@ from .trust import preconditions, require
 Verdicts = dict[Item, Collected]
 
 
-def row_of(name: str, subject: Subject, verdicts: Verdicts) -> Row:
+def row_of(name: str, subject: Subject, verdicts: Verdicts, more: Sequence[Check] = ()) -> Row:
     """One network of the table, from what `judge_all` returned for it.
+
+    Args:
+        more: checks of what only the caller knows, such as what it was trained on.
 
     Raises:
         RunFailed: a check says that there is no number to report.
@@ -35,7 +40,7 @@ def row_of(name: str, subject: Subject, verdicts: Verdicts) -> Row:
         for item, values in final.items()
         if item.name == "clean"
     ]
-    checks = [*preconditions(subject), *plain, *of_items, *monotone(final)]
+    checks = [*preconditions(subject), *plain, *of_items, *monotone(final), *more]
     require(checks, subject)
     return Row(
         name=name,
