@@ -223,7 +223,7 @@ def test_the_specs_of_the_evidence_plan_cells_that_differ_and_are_named_in_it(
         (run / "model.safetensors").touch()
     cells = cells_of(read_spec(path))
     assert len({cell.name for cell in cells}) == len(cells) > 1
-    assert f"benchmarks/evidence/{path.name}" in (ROOT / "benchmarks" / "EVIDENCE.md").read_text()
+    assert f"](evidence/{path.name})" in (ROOT / "benchmarks" / "EVIDENCE.md").read_text()
 
 
 def test_every_committed_result_belongs_to_a_spec_and_can_be_read() -> None:
