@@ -72,7 +72,7 @@ def rift() -> Figure:
         axes.axvline(0, color="#888", linewidth=0.8)
         axes.set(title=title, xlabel="clean accuracy gained, points")
         axes.grid(alpha=0.3)
-        axes.legend(fontsize=8, loc="lower left")
+    picture.axes[0].legend(fontsize=8, loc="lower right")
     picture.axes[0].set_ylabel("PGD-10 accuracy gained, points")
     return picture
 
