@@ -24,9 +24,8 @@ SOURCES = {
     "rift-gap": "a tenth of CIFAR-10",
     "rift-trades": "the same, TRADES",
     "rift-wide": "the same, 2 M parameters",
+    "rift-early": "CIFAR-10, stopped early",
 }
-SOURCES |= {"rift-early": "CIFAR-10, stopped early"}
-
 PAPER = (83.44 - 81.46, 53.65 - 53.63)  # Table 1, ResNet-18
 
 
@@ -96,7 +95,7 @@ def series(axes: Axes, name: str, points: dict[str, list[results.Result]], colou
     """What was varied, one thing at a time; a point has the mean and the standard deviation over the seeds."""
     at = [[[score(cell, item) for cell in point] for item in ("clean", "pgd20")] for point in points.values()]
     x, y = ([statistics.mean(values[each]) for values in at] for each in (0, 1))
-    dx, dy = ([statistics.stdev(v[each]) if len(v[each]) > 1 else 0 for v in at] for each in (0, 1))
+    dx, dy = ([statistics.stdev(values[each]) for values in at] for each in (0, 1))
     line = "" if "BatchNorm" in name or len(points) == 1 else "-"
     axes.errorbar(x, y, dy, dx, label=name, color=colour, marker="o", linestyle=line, linewidth=1, elinewidth=0.7)
     for text, place in zip(points, zip(x, y, strict=True), strict=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 import shutil
@@ -273,3 +274,13 @@ def test_a_spec_is_refused_before_torch_is_imported(tmp_path: Path) -> None:
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
     assert found.stdout == "2 False\n" and "Cell 'at lr=-1 seed=0'" in found.stderr
     assert [each.name for each in tmp_path.iterdir()] == ["spec.toml"]
+
+
+def test_the_pictures_of_the_evidence_can_be_drawn_from_its_results(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("matplotlib", reason="needs the extra plots")
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    figures = importlib.import_module("evidence_figures")
+    at_the_papers_rate, with_drift, ten_times = figures.rift().axes
+    assert [len(axes.lines) for axes in (at_the_papers_rate, with_drift, ten_times)] == [15, 9, 15]  # 2 a source, and 3
+    for axes in figures.cartl().axes:
+        assert len(axes.containers) == 5  # LwF, last-k, and what was varied of CARTL
