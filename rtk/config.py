@@ -24,6 +24,7 @@ import pydantic
 from pydantic import ConfigDict, Field
 from pydantic.fields import FieldInfo
 
+from . import files
 from .errors import BadValue, PluginError, RtkError, UnknownName
 
 
@@ -275,10 +276,12 @@ def _short(value: Any, limit: int = 60) -> str:
 def read_toml(path: Path) -> dict[str, Any]:
     """A TOML file as a dictionary; BadValue when it is missing or not TOML."""
     try:
-        return tomllib.loads(path.expanduser().read_text(encoding="utf-8"))
+        return tomllib.loads(files.home(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise BadValue(f"--config {path}: no such file.", "rtk finetune --help") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as problem:
         raise BadValue(f"--config {path}: not a TOML file ({problem}).", "lines such as: epochs = 5") from None
-    except (OSError, ValueError, RuntimeError) as problem:
+    except BadValue as problem:
+        raise BadValue(f"--config {problem.message}") from None
+    except (OSError, ValueError) as problem:
         raise BadValue(f"--config {path}: {getattr(problem, 'strerror', None) or problem}.") from None

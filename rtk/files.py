@@ -15,7 +15,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any
 
-from .errors import BadData, RunFailed
+from .errors import BadData, BadValue, RunFailed
 
 FULL, REFUSED = "Disk full", "Cannot write"
 """How messages begin that are the file system's fault: whatever else is written there will end alike."""
@@ -222,6 +222,24 @@ def read_json(path: Path) -> Any:
         raise BadData(f"{path}: {problem.strerror or problem}.") from None
     except (ValueError, RecursionError) as problem:
         raise BadData(f"{path}: not JSON ({problem}).") from None
+
+
+def home(path: str | Path) -> Path:
+    """A path with `~` as the home directory; BadValue where it is that of nobody, or no path at all."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise BadValue(f"{path}: there is no such user.", "a path without ~") from None
+    except ValueError as problem:  # a null byte
+        raise BadValue(f"{path}: {problem}.") from None
+
+
+def there(path: str | Path, test: Callable[[Path], bool] = Path.exists) -> bool:
+    """Whether `test` holds for a path, `~` being the home directory; False for what cannot be a path."""
+    try:
+        return test(home(path))
+    except (OSError, ValueError, BadValue):  # too long, a null byte, no such user
+        return False
 
 
 def sha256(path: Path) -> str:

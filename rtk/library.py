@@ -136,5 +136,7 @@ def export(run: str | Path, path: str | Path, layout: Layout | None = None) -> P
 
 def _uri(target: str | Path) -> str:
     """The id of a backbone, also of a run whose folder alone is named."""
+    from . import files
+
     text = str(target)
-    return f"run:{text}" if ":" not in text and Path(text).expanduser().is_dir() else text
+    return f"run:{text}" if ":" not in text and files.there(text, Path.is_dir) else text

@@ -239,7 +239,7 @@ def check_backbone(uri: str) -> None:
 
 def check_weights(weights: str | None) -> None:
     """Refuse a checkpoint that is not there; what is in it is judged when it is read."""
-    if weights not in (None, "random") and not _exists(Path(weights)):
+    if weights not in (None, "random") and not files.there(weights):
         raise BadBackbone(f"--weights {weights}: no such file.", "--weights FILE, or --weights random")
 
 
@@ -252,7 +252,7 @@ def check_dataset(uri: str) -> None:
             raise UnknownName("data set", uri, [known.name for known in list_datasets()], _scheme_hint(uri))
     elif scheme not in ("npz", "folder"):
         raise UnknownName("data set scheme", scheme, ("npz", "folder"), "rtk datasets")
-    elif not rest or not _exists(Path(rest)):
+    elif not rest or not files.there(rest):
         what, wanted = ("file", "npz:FILE") if scheme == "npz" else ("folder", "folder:PATH")
         raise BadData(f"--dataset {uri}: no such {what}.", f"--dataset {wanted}")
 
@@ -261,11 +261,4 @@ def _scheme_hint(uri: str) -> str:
     """What to type when a path was given without its scheme."""
     if uri.endswith(".npz"):
         return f"--dataset npz:{uri}"
-    return f"--dataset folder:{uri}" if uri and _exists(Path(uri)) else "rtk datasets"
-
-
-def _exists(path: Path) -> bool:
-    try:
-        return path.expanduser().exists()
-    except (OSError, ValueError, RuntimeError):  # too long, a null byte, no home
-        return False
+    return f"--dataset folder:{uri}" if uri and files.there(uri) else "rtk datasets"

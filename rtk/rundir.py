@@ -256,7 +256,7 @@ def read_config(directory: Path) -> dict[str, Any]:
     try:
         path = directory.expanduser() / CONFIG
         there = path.exists()
-    except (OSError, RuntimeError) as problem:  # a name too long, no such user
+    except (OSError, ValueError, RuntimeError) as problem:  # too long, a null byte, no such user
         reason = getattr(problem, "strerror", None) or problem
         raise BadBackbone(f"run:{directory}: {reason}.", "ls runs") from None
     if not there:

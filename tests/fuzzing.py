@@ -24,6 +24,7 @@ WORDS = (
     "8/255",
     "1/0",
     "~no-such-user/x",
+    "~\0",
     "../../etc/passwd",
     "/dev/null",
 )

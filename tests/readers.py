@@ -253,9 +253,10 @@ PARTS = (
     "..",
     "~",
     "~no-such-user",
+    "~\0",
 )
 SOURCES = ("npz:", "folder:", "", "zip:")
-SETS = ("fashion", "cifar10", "signs", "mnist", "/", "~no-such-user/a.npz", "/dev/null", "/dev/zero", "..")
+SETS = ("fashion", "cifar10", "signs", "mnist", "/", "~no-such-user/a.npz", "~\0", "/dev/null", "/dev/zero", "..")
 uris = st.builds("".join, st.tuples(st.sampled_from(FOLDERS), st.one_of(st.sampled_from(PARTS), texts), texts))
 sets = st.builds("".join, st.tuples(st.sampled_from(SOURCES), st.one_of(st.sampled_from(SETS), texts)))
 run_options = options(RunOptions, {"epochs": "1", "lr": "0.1", "trust-checkpoint": "false", "dataset": "signs"})

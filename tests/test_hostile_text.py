@@ -91,6 +91,27 @@ def test_names_that_are_not_utf_8_are_refused(option: str, command: Command) -> 
     assert not list(Path().iterdir())
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "bench diff ~no-such-user/a ~no-such-user/b",
+        "bench table ~no-such-user/a",
+        "bench table bench.toml --reported ~no-such-user/a",
+        "plugins new mine --path ~no-such-user",
+        "evaluate ~no-such-user/a",
+        "finetune --strategy at --config ~no-such-user/a",
+        "finetune --strategy at --weights ~no-such-user/a",
+        "finetune --strategy at --backbone run:~no-such-user/a",
+    ],
+)
+def test_the_home_of_nobody_is_refused_in_one_line(arguments: str, command: Command) -> None:  # noqa: F811
+    """A shell leaves `~no-such-user/a` as it is where there is no such user."""
+    spec(Path(), "")
+    done = command(*arguments.split())
+    assert done.code in (1, 2) and "~no-such-user" in done.line and "defect" not in done.line, done.line
+    assert [path.name for path in Path().iterdir()] == ["bench.toml"]
+
+
 # configurations and specs
 
 ABSURD = {
@@ -105,7 +126,7 @@ ABSURD = {
     "null": ('out = "a\\u0000b"', "--out: no file name and no other value may hold a null character"),
     "no home": (
         'data_root = "~no-such-user/x"\ndataset = "cifar10"',
-        "~no-such-user/x: Could not determine home directory",
+        "~no-such-user/x: there is no such user",
     ),
     "long name": ('dataset = "npz:' + "a" * 5000 + '"', "no such file"),
     "twice": ("epochs = 1\nepochs = 2", "not a TOML file"),
@@ -309,9 +330,9 @@ def test_the_word_of_the_user_is_needed_for_the_one_call_that_runs_a_file() -> N
 
 
 def test_bad_backbone_is_what_a_wrong_path_gives() -> None:
-    for uri in ("run:~no-such-user/x", "run:" + "a" * 5000, "run:a\0b", "run:/dev/null"):
+    for uri in ("run:~no-such-user/x", "run:" + "a" * 5000, "run:a\0b", "run:~\0", "run:/dev/null"):
         with pytest.raises(BadBackbone):
             open_backbone(uri)
-    for path in ("~no-such-user/x", "a" * 5000, "a\0b"):
+    for path in ("~no-such-user/x", "a" * 5000, "a\0b", "~\0"):
         with pytest.raises(BadBackbone):
             open_backbone("rtk:fashion-resnet", weights=path)

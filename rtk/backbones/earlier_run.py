@@ -83,7 +83,7 @@ def read_run(folder: str) -> EarlierRun:
             raise BadBackbone(f"--backbone run:{folder}: holds no {RECORD}, so it is not the folder of a finished run.")
         if not (root / WEIGHTS).is_file():
             raise BadBackbone(f"--backbone run:{folder}: holds no {WEIGHTS}; the run did not finish.")
-    except (OSError, RuntimeError) as problem:  # a name too long, no such user
+    except (OSError, ValueError, RuntimeError) as problem:  # too long, a null byte, no such user
         raise BadBackbone(f"--backbone run:{folder}: {getattr(problem, 'strerror', None) or problem}.") from None
     try:
         found = _Record.model_validate(files.read_json(path))

@@ -183,9 +183,9 @@ def hash_spec(record: Mapping[str, Any]) -> str:
 
 def _home(file: str | Path) -> Path:
     try:
-        return Path(file).expanduser()
-    except RuntimeError as problem:  # no such user
-        raise BadBackbone(f"--weights {file}: {problem}.") from None
+        return files.home(file)
+    except BadValue as problem:
+        raise BadBackbone(f"--weights {problem.message}") from None
 
 
 def _origin(uri: str) -> _Origin:

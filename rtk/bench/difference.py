@@ -151,7 +151,7 @@ def compare(first: Path, second: Path) -> Comparison:
 
 def read_side(place: Path) -> Side:
     """The runs of a benchmark, in the order of its spec; nothing of the installed strategies is needed to read them."""
-    place = place.expanduser()
+    place = files.home(place)
     spec, folder = located(place)
     read = read_spec(spec)
     store = Store(folder or folder_of(read))

@@ -12,6 +12,7 @@ from typing import Annotated, Self
 import pydantic
 from pydantic import ConfigDict, Field
 
+from .. import files
 from ..errors import UnknownName
 
 Percent = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
@@ -86,10 +87,9 @@ def read_reported(names: Iterable[str]) -> list[ReportedTable]:
 def _read(name: str) -> ReportedTable:
     if name in published():
         return published()[name]
-    path = Path(name).expanduser()
-    if not path.is_file():
+    if not files.there(name, Path.is_file):
         raise UnknownName("reported table", name, published(), "--reported with a name, or a JSON file of RobustBench")
-    return _robustbench(path)
+    return _robustbench(files.home(name))
 
 
 def _robustbench(path: Path) -> ReportedTable:

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .. import files
 from ..errors import BadValue, UnknownName
 from .catalogue import DatasetInfo, find_info, list_datasets
 
@@ -17,7 +18,7 @@ MAX_IMAGE_SIZE = 1024
 
 def data_root(root: Path | None = None) -> Path:
     """Where data sets that have to be downloaded are kept: `root`, else $RTK_DATA, else ~/.cache/rtk/data."""
-    return _home(Path(root if root is not None else os.environ.get("RTK_DATA") or "~/.cache/rtk/data"))
+    return files.home(root if root is not None else os.environ.get("RTK_DATA") or "~/.cache/rtk/data")
 
 
 def open_dataset(
@@ -98,7 +99,7 @@ def _from_file(scheme: str, rest: str, image_size: int | None) -> Source:
     if not rest:
         what = "FILE" if scheme == "npz" else "PATH"
         raise BadValue(f"{scheme}: got nothing after the colon (allowed: {scheme}:{what}).")
-    path = _home(Path(rest))
+    path = files.home(rest)
     if scheme == "folder":
         from .folder import FolderSource
 
@@ -109,13 +110,6 @@ def _from_file(scheme: str, rest: str, image_size: int | None) -> Source:
     if image_size is not None and source.facts.image_shape[1:] != (image_size, image_size):
         raise _fixed_size(f"npz:{rest}", source.facts.image_shape[1], image_size)
     return source
-
-
-def _home(path: Path) -> Path:
-    try:
-        return path.expanduser()
-    except RuntimeError as problem:  # no such user
-        raise BadValue(f"{path}: {problem}.") from None
 
 
 def _fixed_size(uri: str, size: int | None, given: int) -> BadValue:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -137,10 +137,10 @@ def _named(target: str | None, given: Mapping[str, Any]) -> dict[str, str]:
     """The options for which a target stands."""
     if target is None:
         return {}
-    is_file = _is(Path.is_file, target)
+    is_file = files.there(target, Path.is_file)
     if (taken := "weights" if is_file else "backbone") in given:
         raise BadValue(f"{flag(taken)}: is what {target} stands for already.", f"without {flag(taken)}")
-    if _is(Path.is_dir, target):
+    if files.there(target, Path.is_dir):
         return {"backbone": f"run:{target}"}
     if is_file:
         if "backbone" not in given:
@@ -151,13 +151,6 @@ def _named(target: str | None, given: Mapping[str, Any]) -> dict[str, str]:
         hint = "rtk evaluate runs/NAME, or rtk evaluate rtk:fashion-resnet"
         raise BadBackbone(f"{target}: no folder of a run, no file of weights, and no id of a backbone.", hint)
     return {"backbone": target}
-
-
-def _is(test: Callable[[Path], bool], target: str) -> bool:
-    try:
-        return test(Path(target).expanduser())
-    except (OSError, ValueError, RuntimeError):  # too long, a null byte, no such user
-        return False
 
 
 def _brought(backbone: str) -> dict[str, Any]:

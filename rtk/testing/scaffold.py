@@ -48,7 +48,7 @@ def create(name: str, parent: Path) -> Path:
     """
     _check(name)
     names = names_of(name)
-    folder = parent.expanduser() / names["distribution"]
+    folder = files.home(parent) / names["distribution"]
     if folder.exists():
         raise BadValue(f"{folder}: is there already, and is not overwritten.", f"rtk plugins new {name} --path DIR")
     for place, template in FILES.items():
