@@ -21,10 +21,22 @@ from rtk import files, results
 EVIDENCE = Path(__file__).parent / "evidence"
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")  # Okabe and Ito's
 SOURCES = {
-    "rift-gap": "a tenth of CIFAR-10",
-    "rift-trades": "the same, TRADES",
-    "rift-wide": "the same, 2 M parameters",
-    "rift-early": "CIFAR-10, stopped early",
+    "at-tenth-cifar10": "a tenth of CIFAR-10",
+    "at-early-cifar10": "CIFAR-10, stopped early",
+    "trades-more-cifar10": "CIFAR-10, TRADES",
+    "trades-more-cifar100": "CIFAR-100, TRADES",
+    "trades-tenth-cifar10": "a tenth of CIFAR-10, TRADES",
+}
+WIDE = "a tenth of CIFAR-10, 2 M parameters"
+LINES = {
+    "rtk:cifar10-at": (COLOURS[0], "-"),
+    "CIFAR-10, TRADES": (COLOURS[0], "--"),
+    "rtk:cifar100-at": (COLOURS[1], "-"),
+    "CIFAR-100, TRADES": (COLOURS[1], "--"),
+    "a tenth of CIFAR-10": (COLOURS[2], "-"),
+    "a tenth of CIFAR-10, TRADES": (COLOURS[2], "--"),
+    WIDE: (COLOURS[3], "-"),
+    "CIFAR-10, stopped early": (COLOURS[5], "-"),
 }
 PAPER = (83.44 - 81.46, 53.65 - 53.63)  # Table 1, ResNet-18
 
@@ -34,26 +46,31 @@ def found(spec: str) -> list[results.Result]:
     return [results.read(path) for path in sorted((EVIDENCE / "results" / spec / "cells").glob("*/result.json"))]
 
 
-def interpolations(axes: Axes, cells: Iterable[tuple[str, results.Result]], colours: dict[str, str]) -> None:
+def source(cell: results.Result) -> str:
+    """What a run of RiFT started from."""
+    if cell.backbone["parameters"] > 1e6:  # the only one whose weights are not beside the results
+        return WIDE
+    named = {files.sha256(EVIDENCE / "sources" / folder / "model.safetensors"): SOURCES[folder] for folder in SOURCES}
+    return named.get(cell.backbone["checkpoint"]["sha256"], str(cell.backbone["uri"]))
+
+
+def interpolations(axes: Axes, cells: Iterable[results.Result]) -> None:
     """From the source, which is the origin, to the fine-tuned weights."""
-    for name, cell in cells:
+    for cell in sorted(cells, key=lambda cell: list(LINES).index(source(cell))):
+        colour, style = LINES[source(cell)]
         points = cell.report["interpolation"]
         start = points[0]
         x = [100 * (point["clean"] - start["clean"]) for point in points]
         y = [100 * (point["robust"] - start["robust"]) for point in points]
-        axes.plot(x, y, color=colours[name], marker=".", label=name)
+        axes.plot(x, y, color=colour, linestyle=style, marker=".", label=source(cell))
         kept = [point["alpha"] for point in points].index(cell.report["alpha"])
-        axes.plot(x[kept], y[kept], color=colours[name], marker="o", markersize=9, fillstyle="none")
+        axes.plot(x[kept], y[kept], color=colour, marker="o", markersize=9, fillstyle="none")
 
 
 def rift() -> Figure:
     """Three panels: the paper's rate, BatchNorm as in its code, and ten times the rate."""
-    cells = [
-        (spec, cell) for spec in ("rift", "rift-rate", "rift-drift", *SOURCES) for cell in found(spec) if not cell.seed
-    ]
-    names = {cell.backbone["weights"]: SOURCES[spec] for spec, cell in cells if spec in SOURCES}
-    named = [(names.get(cell.backbone["weights"], cell.backbone["uri"]), cell) for _, cell in cells]
-    colours = dict(zip(dict.fromkeys(name for name, _ in named), COLOURS, strict=True))
+    specs = ("rift", "rift-rate", "rift-drift", "rift-gap", "rift-wide", "rift-early", "rift-trades")
+    cells = [cell for spec in specs for cell in found(spec) if not cell.seed]
     panels: dict[str, dict[str, Any]] = {
         "the paper's rate, 0.001": {"lr": 0.001, "buffers": "frozen"},
         "0.001, statistics drift as in the published code": {"lr": 0.001, "buffers": "drift"},
@@ -61,9 +78,7 @@ def rift() -> Figure:
     }
     picture = Figure(figsize=(13, 4.8), layout="constrained")
     for axes, (title, wanted) in zip(picture.subplots(1, 3, sharex=True, sharey=True), panels.items(), strict=True):
-        interpolations(
-            axes, [(name, cell) for name, cell in named if wanted.items() <= cell.strategy["config"].items()], colours
-        )
+        interpolations(axes, [cell for cell in cells if wanted.items() <= cell.strategy["config"].items()])
         axes.plot(
             *PAPER, color="black", marker="*", markersize=11, linestyle="", label="the paper, CIFAR-10, test images"
         )
