@@ -98,23 +98,24 @@ def cartl() -> Figure:
     fdm = files.sha256(EVIDENCE / "sources" / "fdm-more-cifar100" / "model.safetensors")
     for axes, (spec, title) in zip(picture.subplots(1, 2), panels.items(), strict=True):
         cells = [cell for cell in found(spec) if cell.backbone["checkpoint"]["sha256"] != fdm]
-        for colour, (name, points) in zip(COLOURS, varied(cells).items(), strict=False):
-            series(axes, name, points, colour)
+        styles = [*((colour, "o") for colour in COLOURS[:4]), *((COLOURS[4], marker) for marker in "s^v")]
+        for style, (name, points) in zip(styles, varied(cells).items(), strict=True):
+            series(axes, name, points, *style)
         axes.set(title=title, xlabel="clean accuracy, %", ylabel="PGD-20 accuracy, %")
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8)
     return picture
 
 
-def series(axes: Axes, name: str, points: dict[str, list[results.Result]], colour: str) -> None:
+def series(axes: Axes, name: str, points: dict[str, list[results.Result]], colour: str, marker: str) -> None:
     """What was varied, one thing at a time; a point has the mean and the standard deviation over the seeds."""
     at = [[[score(cell, item) for cell in point] for item in ("clean", "pgd20")] for point in points.values()]
     x, y = ([statistics.mean(values[each]) for values in at] for each in (0, 1))
     dx, dy = ([statistics.stdev(values[each]) for values in at] for each in (0, 1))
-    line = "" if "BatchNorm" in name or len(points) == 1 else "-"
-    axes.errorbar(x, y, dy, dx, label=name, color=colour, marker="o", linestyle=line, linewidth=1, elinewidth=0.7)
+    line = "" if len(points) == 1 else "-"
+    axes.errorbar(x, y, dy, dx, label=name, color=colour, marker=marker, linestyle=line, linewidth=1, elinewidth=0.7)
     for text, place in zip(points, zip(x, y, strict=True), strict=True):
-        shift = (-20, -9) if "number" in name else (5, 5)  # so that the texts of neighbours do not meet
+        shift = {"last-k": (-20, -9), "CARTL, beta 0.4": (-20, 6)}.get(name.split(":")[0], (5, 5))  # none on another
         axes.annotate(text, place, shift, textcoords="offset points", fontsize=8, color=colour)
 
 
@@ -134,11 +135,9 @@ def varied(cells: list[results.Result]) -> dict[str, dict[str, list[results.Resu
         "CARTL, k 3: bound": {
             f"beta {beta:g}" if beta > 0.4 else "": of("cartl", beta=beta) for beta in (0.4, 0.6, 1.0)
         },
-        "CARTL, k 3, beta 0.4: BatchNorm": {
-            "statistics adapt": of("cartl", reuse_statistics=False),
-            "scales trained": of("cartl", reuse_statistics=True, freeze_affine=False),
-            "both": of("cartl", reuse_statistics=False, freeze_affine=False),
-        },
+        "CARTL, k 3, beta 0.4: statistics adapt": {"": of("cartl", reuse_statistics=False)},
+        "... scales trained": {"": of("cartl", reuse_statistics=True, freeze_affine=False)},
+        "... both": {"": of("cartl", reuse_statistics=False, freeze_affine=False)},
     }
 
 

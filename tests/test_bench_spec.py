@@ -283,4 +283,4 @@ def test_the_pictures_of_the_evidence_can_be_drawn_from_its_results(monkeypatch:
     at_the_papers_rate, with_drift, ten_times = figures.rift().axes
     assert [len(axes.lines) for axes in (at_the_papers_rate, with_drift, ten_times)] == [19, 9, 19]  # 2 a source, and 3
     for axes in figures.cartl().axes:
-        assert len(axes.containers) == 5  # LwF, last-k, and what was varied of CARTL
+        assert len(axes.containers) == 7  # LwF, last-k, and what was varied of CARTL
