@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -50,8 +51,13 @@ def source(cell: results.Result) -> str:
     """What a run of RiFT started from."""
     if cell.backbone["parameters"] > 1e6:  # the only one whose weights are not beside the results
         return WIDE
-    named = {files.sha256(EVIDENCE / "sources" / folder / "model.safetensors"): SOURCES[folder] for folder in SOURCES}
-    return named.get(cell.backbone["checkpoint"]["sha256"], str(cell.backbone["uri"]))
+    return checkpoints().get(cell.backbone["checkpoint"]["sha256"], str(cell.backbone["uri"]))
+
+
+@cache
+def checkpoints() -> dict[str, str]:
+    """By the hash of its file, what a source is called."""
+    return {files.sha256(EVIDENCE / "sources" / folder / "model.safetensors"): SOURCES[folder] for folder in SOURCES}
 
 
 def interpolations(axes: Axes, cells: Iterable[results.Result]) -> None:

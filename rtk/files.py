@@ -1,4 +1,4 @@
-"""Writing so that a file is either whole or absent, also after a kill or a full disk."""
+"""Files that are either whole or absent, also after a kill or a full disk; and what a typed path means."""
 
 from __future__ import annotations
 

@@ -112,6 +112,12 @@ def test_the_home_of_nobody_is_refused_in_one_line(arguments: str, command: Comm
     assert [path.name for path in Path().iterdir()] == ["bench.toml"]
 
 
+def test_a_folder_of_models_in_the_home_of_nobody_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RTK_MODELS", "~no-such-user/models")
+    with pytest.raises(BadValue, match="no such user"):
+        open_backbone("robustbench:cifar10/Linf/Addepalli2022Efficient_RN18")
+
+
 # configurations and specs
 
 ABSURD = {

@@ -14,6 +14,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from .. import files
 from ..errors import BadBackbone
 from ..threat import Threat
 from .catalogue import ENSEMBLES, ZOO_CLASSES, split_zoo, zoo_threat
@@ -127,7 +128,7 @@ def load_robustbench(
 def model_dirs() -> list[Path]:
     """Folders that are searched for DATASET/THREAT/NAME.pt: $RTK_MODELS, or the cache and ./models without it."""
     chosen = os.environ.get("RTK_MODELS")
-    return [Path(chosen).expanduser()] if chosen else [Path.home() / ".cache" / "rtk" / "models", Path("models")]
+    return [files.home(chosen)] if chosen else [Path.home() / ".cache" / "rtk" / "models", Path("models")]
 
 
 def import_robustbench() -> ModuleType:
