@@ -197,9 +197,13 @@ def _marks(lock: Path) -> frozenset[str]:
     return frozenset({f"{state.st_dev}:{state.st_ino}", lock.read_bytes()[:300].decode(errors="replace")} - {""})
 
 
-def gone(folder: Path) -> RunFailed:
+class Gone(RunFailed):
+    """A folder is held no more."""
+
+
+def gone(folder: Path) -> Gone:
     """What to tell the user when a folder is held no more."""
-    return RunFailed(f"{folder} {GONE}.", "the same command goes on with what is left")
+    return Gone(f"{folder} {GONE}.", "the same command goes on with what is left")
 
 
 def _check(path: Path) -> None:

@@ -28,6 +28,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -35,12 +36,12 @@ from pathlib import Path
 from typing import Any
 
 from . import files
-from .errors import AlreadyDone, BadBackbone, BadData, RequestError, RunExists, RunFailed
+from .errors import AlreadyDone, BadBackbone, BadData, RequestError, RtkError, RunExists, RunFailed
 
 CONFIG, RESULT, LOCK = "config.json", "result.json", ".lock"
 IN_USE = "is in use by another process"
 LOOK = 0.2
-"""Seconds for which others may hold a lock to see whether it is held."""
+"""Seconds for which others may hold a lock to see whether it is held, or be at deleting a folder."""
 
 FILES = (CONFIG, "environment.json", "log.jsonl", "report.json", "backbone.json", "model.safetensors", RESULT)
 FOLDERS = ("work", "source", "evaluation", "pictures", "tensorboard")
@@ -97,27 +98,32 @@ def claim(directory: Path, config: Mapping[str, Any], layout: Layout = RUN, *, f
     """
     _admit(directory, config, layout, force)  # first without the lock: a folder that is left alone gets not even that
     made = not directory.exists()
-    with _locked(directory):
-        _admit(directory, config, layout, force)  # again: another process may have been quicker
-        _prepare(directory, config, layout, force)
-        fresh = not any((directory / name).exists() for name in layout.all)
-        try:
-            yield
-        except Exception as problem:
+    try:
+        with _locked(directory):
+            _admit(directory, config, layout, force)  # again: another process may have been quicker
+            _prepare(directory, config, layout, force)
+            fresh = not any((directory / name).exists() for name in layout.all)
+            try:
+                yield
+            except Exception as problem:
+                time.sleep(LOOK)  # where a file was missed that is being deleted, the lock may be deleted next
+                if not files.is_held(directory / LOCK):
+                    raise files.gone(directory) from problem  # whatever went wrong: nothing there is ours any more
+                if isinstance(problem, OSError):  # such as a file of ours that was deleted
+                    named = f": {problem.filename}" if problem.filename else ""
+                    said = f"{problem.strerror or problem}{named}; what was finished is kept."
+                    raise RunFailed(said, "the same command goes on with what is left") from problem
+                computed = any((directory / name).exists() for name in layout.work)
+                if isinstance(problem, RequestError) and fresh and not computed:
+                    clear(directory, layout)
+                    if made:
+                        _remove_empty(directory)
+                raise
             if not files.is_held(directory / LOCK):
-                raise files.gone(directory) from problem  # whatever went wrong: nothing there is ours any more
-            if isinstance(problem, OSError):  # such as a file of ours that was deleted
-                named = f": {problem.filename}" if problem.filename else ""
-                said = f"{problem.strerror or problem}{named}; what was finished is kept."
-                raise RunFailed(said, "the same command goes on with what is left") from problem
-            computed = any((directory / name).exists() for name in layout.work)
-            if isinstance(problem, RequestError) and fresh and not computed:
-                clear(directory, layout)
-                if made:
-                    _remove_empty(directory)
-            raise
-        if not files.is_held(directory / LOCK):
-            raise files.gone(directory)
+                raise files.gone(directory)
+    except files.Gone:
+        _sweep(directory, layout)
+        raise
 
 
 @contextmanager
@@ -234,6 +240,20 @@ def clear(directory: Path, layout: Layout = RUN) -> None:
         (directory / CONFIG).unlink(missing_ok=True)
     except OSError as problem:
         raise files.write_error(directory, problem) from None
+
+
+def _sweep(directory: Path, layout: Layout) -> None:
+    """Delete what this process wrote into a folder that was being deleted.
+
+    `rm -rf` looks first and deletes then, so that what is written in between stays, of no run that anybody knows.
+    """
+    time.sleep(LOOK)  # it may be at it still
+    if not directory.is_dir() or (directory / CONFIG).exists():
+        return
+    with suppress(RtkError, OSError), _locked(directory):  # not where another process has begun
+        if not (directory / CONFIG).exists():
+            clear(directory, layout)
+            _remove_empty(directory)
 
 
 def _remove_empty(directory: Path) -> None:

@@ -252,6 +252,31 @@ def test_a_folder_that_is_taken_away_is_not_written_again(
     assert bits(out) == bits(whole)
 
 
+@pytest.mark.parametrize("theirs", [False, True])
+def test_what_was_written_while_its_folder_was_deleted_is_deleted_too(
+    images: Path, whole: Path, tmp_path: Path, theirs: bool
+) -> None:
+    """`rm -rf` reads a folder, the run writes there, what was read is deleted: once the rest was taken for no run."""
+    out = tmp_path / "run"
+    out.mkdir()
+
+    def delete() -> None:
+        if theirs:
+            (out / "notes.txt").write_text("mine")
+        for name in (rundir.LOCK, rundir.CONFIG):
+            (out / name).unlink()
+
+    with pytest.raises(RunFailed, match=r"run was deleted or replaced while it was in use\. Try: the same command"):
+        finetune(images, out, Meddling(*TRAINING, delete))
+    if theirs:
+        assert {path.name for path in out.iterdir()} <= {"notes.txt", rundir.LOCK}
+        (out / "notes.txt").unlink()
+    else:
+        assert not out.exists()
+    finetune(images, out)
+    assert bits(out) == bits(whole)
+
+
 def test_a_folder_that_somebody_else_has_begun_anew_is_left_to_them(images: Path, tmp_path: Path) -> None:
     out, theirs = tmp_path / "run", {"strategy": "x", "config": {}, "options": {}}
 
