@@ -73,7 +73,7 @@ class EvaluationOptions(Config):
         origin="rtk",
     )
     images: int | None = option(
-        None, "Test images for clean and pgd20; 'all', as by default, for all.", origin="rtk", ge=1
+        None, "Test images for clean and PGD; 'all', as by default, for all.", origin="rtk", ge=1
     )
     autoattack_images: int | None = option(128, "Test images for AutoAttack; 'all' for all.", origin="rtk", ge=1)
     corruption_images: int | None = option(

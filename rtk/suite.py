@@ -33,7 +33,9 @@ class Kind:
 
 KINDS = {
     "clean": Kind("rtk.evaluation.attacked:clean", attacked=False),
+    "pgd10": Kind("rtk.evaluation.attacked:pgd10"),
     "pgd20": Kind("rtk.evaluation.attacked:pgd20"),
+    "pgd100": Kind("rtk.evaluation.attacked:pgd100"),
     "autoattack": Kind("rtk.evaluation.attacked:standard", images="autoattack_images"),
     "masking": Kind("rtk.evaluation.masked:masking", images=64, chunk=64),
     "corruptions": Kind("rtk.evaluation.corrupted:corruptions", attacked=False, images="corruption_images", chunk=32),

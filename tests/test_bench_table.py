@@ -348,14 +348,19 @@ def test_the_noise_is_marked_whole_and_what_is_plainly_worse_is_not(real: dict[s
     assert lines[6] == "All rows start from rtk:fashion-resnet."
 
 
-def test_autoattack_comes_before_pgd_on_the_front(real: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    "weaker, stronger", [("pgd20", "autoattack"), ("pgd20", "pgd100"), ("pgd10", "pgd20"), ("pgd10", "autoattack")]
+)
+def test_the_stronger_of_two_attacks_is_that_of_the_front(real: dict[str, Any], weaker: str, stronger: str) -> None:
     both = copy.deepcopy(real)
     for row in both["rows"]:
         for key in [key for key in row["scores"] if key.startswith("pgd20")]:
-            row["scores"][key.replace("pgd20", "autoattack")] = row["scores"][key]
+            score = row["scores"].pop(key)
+            row["scores"] |= {key.replace("pgd20", name): score for name in (weaker, stronger)}
+    both["changes"] = {}
     (cell,) = cells()
     (table,) = tables([cell], [(cell, Record.of(Result.model_validate(both)))])
-    assert table.axes and table.axes[1].startswith("autoattack@")
+    assert table.axes and table.axes[1].startswith(f"{stronger}@")
     for row in both["rows"]:
         row["scores"] = {"clean": row["scores"]["clean"]}
     both["changes"] = {}

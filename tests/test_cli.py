@@ -104,7 +104,7 @@ WRONG = [
     ("finetune -s rift --norm Linf --eps 2", "--eps: got 2.0 (allowed: 0 to 1 for Linf", ""),
     (
         "finetune -s rift --suite foo",
-        "Unknown evaluation 'foo'. Allowed: autoattack, clean, corruptions, masking, pgd20.",
+        "Unknown evaluation 'foo'. Allowed: autoattack, clean, corruptions, masking, pgd10, pgd100, pgd20.",
         "--suite clean",
     ),
     ("finetune -s rift --suite=", "--suite: nothing to evaluate", ""),

@@ -157,6 +157,23 @@ def test_more_workers_change_no_verdict(subject: Subject, tmp_path: Path, worker
     assert judge_all([other], Silent(), workers=workers) == alone
 
 
+@pytest.mark.parametrize("steps", [10, 20, 100])
+def test_pgd_takes_the_steps_of_its_name_and_a_quarter_of_the_radius(subject: Subject, steps: int) -> None:
+    suite = Suite(("clean", f"pgd{steps}"), (EPS,), images=16, chunk_size=16)
+    one = replace(subject, suite=suite)
+    (found,) = judge_all([one], Silent(), workers=1)
+    row = row_of("it", one, found)
+    score = row.scores[f"pgd{steps}@Linf:0.1"]
+    assert score.label == f"PGD-{steps}, Linf 0.1"
+    kept = found[suite.items[1]]
+    model, x, y = load(one).model, load(one).test.images(kept.indices), torch.tensor(kept.labels)
+    again = judge(model, x, y, (pgd(EPS, steps=steps, step_size=0.025),), seed=0).verdicts[f"pgd{steps}"]
+    # another random start can save or cost an image on the boundary
+    assert sum(a != b for a, b in zip(again, kept.verdicts[f"pgd{steps}"], strict=True)) <= 2
+    (attack,) = identities(one)[suite.items[1]]["attacks"]
+    assert (attack["steps"], attack["step_size"], attack["random_start"]) == (steps, 0.025, True)
+
+
 def test_the_identity_holds_whatever_can_change_a_verdict(subject: Subject) -> None:
     first = {item.name: found["id"] for item, found in identities(subject).items()}
     assert first["clean"] != first["pgd20"]

@@ -17,7 +17,7 @@ from .cells import Cell
 from .compare import LEVEL, Spread, Versus, behind, front, paired
 from .records import Network, Record, Tally
 
-ROBUST = ("autoattack", "pgd20")
+ROBUST = ("autoattack", "pgd100", "pgd20", "pgd10")
 """Kinds of evaluation that may stand for robust accuracy on the Pareto front, the strongest first."""
 
 INDIFFERENT = ("threads", "cores")
@@ -108,7 +108,7 @@ class Table:
         items: by the keys of the scores, how they are called and on how many images.
         identity: by the keys of the scores, how they were judged.
         rows: sources first, then in the order of the spec.
-        axes: the items of the Pareto front: clean accuracy, and AutoAttack or else PGD-20, where several threats were
+        axes: the items of the Pareto front: clean accuracy, and AutoAttack or else PGD, where several threats were
             measured at the first; None where there are no two such items.
         baseline: what was asked for; None without a baseline. Not every table has a row of that name.
         mixed: what runs were made with that differs among them, such as the version of torch, and its values.

@@ -7,7 +7,7 @@ interruptions change no verdict.
 
     subject.py    what is judged, on what
     measure.py    what an item has to say and to do: a new one is a module like attacked.py, and a line in rtk/suite.py
-    attacked.py   clean, pgd20, autoattack
+    attacked.py   clean, pgd10, pgd20, pgd100, autoattack
     masked.py     masking
     corrupted.py  corruptions
     cascade.py    a cascade of attacks: success is decided by a separate forward pass

@@ -1,4 +1,4 @@
-"""Accuracy without an attack, under PGD-20 and under AutoAttack."""
+"""Accuracy without an attack, under PGD and under AutoAttack."""
 
 from __future__ import annotations
 
@@ -60,10 +60,19 @@ def clean(item: Item, data: Dataset) -> Measure:
     return Cascade("clean", ())
 
 
+def pgd10(item: Item, data: Dataset) -> Measure:
+    """PGD-10 with step eps/4 from a random start, by which RiFT and TWINS are judged in their papers."""
+    return _pgd(item, 10)
+
+
 def pgd20(item: Item, data: Dataset) -> Measure:
     """PGD-20 with step eps/4 from a random start."""
-    threat = _threat(item)
-    return Cascade(f"PGD-20, {threat.label}", (pgd(threat, steps=20),))
+    return _pgd(item, 20)
+
+
+def pgd100(item: Item, data: Dataset) -> Measure:
+    """PGD-100 with step eps/4 from a random start, by which CARTL is judged in its paper."""
+    return _pgd(item, 100)
 
 
 def standard(item: Item, data: Dataset) -> Measure:
@@ -71,6 +80,11 @@ def standard(item: Item, data: Dataset) -> Measure:
     threat = _threat(item)
     attacks = autoattack(threat, data.num_classes)
     return Cascade(f"{label(attacks)}, {threat.label}", attacks, announced=True)
+
+
+def _pgd(item: Item, steps: int) -> Measure:
+    threat = _threat(item)
+    return Cascade(f"PGD-{steps}, {threat.label}", (pgd(threat, steps=steps),))
 
 
 def _searched(foldings: list[Folding]) -> Check:
