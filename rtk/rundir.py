@@ -175,10 +175,10 @@ def _admit(directory: Path, config: Mapping[str, Any], layout: Layout, force: bo
     if force:
         return
     if found != config:
-        raise RunExists(
-            f"{directory} holds a run with other settings ({_difference(found, config)}).",
-            "--force to replace it, or --out ANOTHER_DIR",
-        )
+        hint = "--force to replace it, or --out ANOTHER_DIR"
+        if layout is RUN and (directory / RESULT).exists() and _trained_alike(found, config):
+            hint = f"rtk evaluate {directory} with these options, which trains nothing again; {hint}"
+        raise RunExists(f"{directory} holds a run with other settings ({_difference(found, config)}).", hint)
     if (directory / layout.result).exists():
         raise AlreadyDone(f"{directory} already holds this result.", f"rtk show {directory}; --force runs it again")
 
@@ -200,6 +200,17 @@ def _config(directory: Path, layout: Layout = RUN) -> Any:
     except BadData:
         return None
     return found if isinstance(found, dict) and set(found) >= layout.keys else None
+
+
+def _trained_alike(found: Mapping[str, Any], asked: Mapping[str, Any]) -> bool:
+    """Whether two requests of runs differ in nothing but how the network is judged."""
+    from .options import EvaluationOptions  # which brings pydantic: later than for lists and usage errors
+
+    def training(request: Mapping[str, Any]) -> dict[str, Any]:
+        kept = {key: value for key, value in request["options"].items() if key not in EvaluationOptions.model_fields}
+        return {**request, "options": kept}
+
+    return isinstance(found["options"], dict) and training(found) == training(asked)
 
 
 def _difference(found: Mapping[str, Any], asked: Mapping[str, Any]) -> str:

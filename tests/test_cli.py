@@ -244,6 +244,9 @@ def test_a_run_is_shown_and_not_repeated_and_replaced_by_force(command: Command)
     other = command(*PROBE, "--out", "run", "--lr", "0.2")
     assert other.code == 2
     assert "run holds a run with other settings (lr: " in other.line and "Try: --force to replace it" in other.line
+    judged = command(*PROBE, "--out", "run", "--suite", "clean,pgd10", "--autoattack-images", "9")
+    assert judged.code == 2
+    assert "Try: rtk evaluate run with these options, which trains nothing again; --force to" in judged.line
 
     replaced = command(*PROBE, "--out", "run", "--lr", "0.2", "--force", "--quiet")
     assert replaced.code == 0
