@@ -284,3 +284,17 @@ def test_the_pictures_of_the_evidence_can_be_drawn_from_its_results(monkeypatch:
     assert [len(axes.lines) for axes in (at_the_papers_rate, with_drift, ten_times)] == [19, 9, 19]  # 2 a source, and 3
     for axes in figures.cartl().axes:
         assert len(axes.containers) == 7  # LwF, last-k, and what was varied of CARTL
+
+
+def test_the_gaps_between_attacks_are_those_of_the_committed_results(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    places = sorted((ROOT / "benchmarks" / "evidence" / "results").iterdir())
+    monkeypatch.setattr("sys.argv", ["attack_gap.py", *map(str, places)])
+    importlib.import_module("attack_gap").main()
+    said = capsys.readouterr().out.splitlines()
+    text = (ROOT / "benchmarks" / "EVIDENCE.md").read_text()
+    _, table = text.split("## PGD beside AutoAttack")[1].split("|---|---|---|---|---|---|---|\n", 1)
+    rows = table.split("\n\n")[0].splitlines()
+    assert len(rows) > 10 and set(rows) <= set(said)
