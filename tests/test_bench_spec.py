@@ -298,3 +298,23 @@ def test_the_gaps_between_attacks_are_those_of_the_committed_results(
     _, table = text.split("## PGD beside AutoAttack")[1].split("|---|---|---|---|---|---|---|\n", 1)
     rows = table.split("\n\n")[0].splitlines()
     assert len(rows) > 10 and set(rows) <= set(said)
+
+
+def test_evaluations_that_were_added_to_the_evidence_are_of_its_networks() -> None:
+    evidence = ROOT / "benchmarks" / "evidence"
+    added = sorted((evidence / "evaluations").glob("*/*/evaluation.json"))
+    assert added
+    for path in added:
+        spec, cell = path.parent.parent.name, path.parent.name
+        weights = results.read_evaluation(path).row.weights
+        if spec == "sources":
+            found = {row.weights for each in rows_of("rift-trades") for row in each[:1]}
+        else:
+            found = {results.read(evidence / "results" / spec / "cells" / cell / "result.json").rows[-1].weights}
+        assert weights in found, path
+
+
+def rows_of(spec: str) -> list[list[results.Row]]:
+    """The networks of every committed result of a spec, the source first."""
+    folder = ROOT / "benchmarks" / "evidence" / "results" / spec
+    return [results.read(path).rows for path in folder.glob("cells/*/result.json")]
