@@ -29,7 +29,7 @@ import torch
 
 import rtk
 from rtk import data
-from rtk.errors import Interrupted
+from rtk.errors import AlreadyDone, Interrupted
 from rtk.signals import heeded, stopping
 
 PHASES = ("measuring criticality", "training", "interpolating", "evaluating")
@@ -152,6 +152,8 @@ def _child(work: Callable[[], None]) -> None:
         torch.set_num_threads(1)
         with stopping(), heeded():
             work()
+        code = 0
+    except AlreadyDone:  # killed after the result was written: nothing is left to do
         code = 0
     except (Interrupted, KeyboardInterrupt):
         code = Interrupted.exit_code
