@@ -43,13 +43,14 @@ def title(found: results.Result) -> str:
 
 
 def judged(row: results.Row) -> Verdicts:
-    """The verdicts on a network; none where AutoAttack, or any PGD at its threat, was not run."""
+    """The verdicts on a network under AutoAttack and each PGD at the same threat; none where AutoAttack was not run."""
     strongest = [score for score in row.scores.values() if score.item == STRONGEST]
     if not strongest:
         return {}
     n, threat = strongest[0].n, strongest[0].threat
     scores = [score for score in row.scores.values() if score.threat == threat and score.n >= n]
-    return {score.item: unpack(score.verdicts, score.n)[:n] for score in scores}
+    attacks = [score for score in scores if score.item == STRONGEST or score.item.startswith("pgd")]
+    return {score.item: unpack(score.verdicts, score.n)[:n] for score in attacks}
 
 
 def lines(name: str, networks: Sequence[Verdicts]) -> Iterator[str]:
